@@ -1,0 +1,1 @@
+"""haret: a coordination service on rabble_trio."""

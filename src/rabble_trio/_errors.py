@@ -1,0 +1,74 @@
+"""Every error that rabble_trio raises on purpose, in one place.
+
+The root is `RabbleError`. The class says whose fault it is: yours (`InvalidId`, `EncodeError`, `NotAMessage`,
+`NameInUse`), the bytes' (`DecodeError`), or the world's (`ActorDown`, `JournalError`, `ChildFailed`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._ids import Pid
+
+
+class RabbleError(Exception):
+    """The root of all errors of this package."""
+
+
+class InvalidId(RabbleError, ValueError):
+    """A node id, pid or name breaks the grammar of `rabble_trio.NodeId` or `rabble_trio.Pid`."""
+
+
+class CodecError(RabbleError):
+    """The root of `EncodeError` and `DecodeError`."""
+
+
+class NotAMessage(CodecError, TypeError):
+    """An object whose class is not decorated with `@message` was sent or encoded."""
+
+
+class EncodeError(CodecError, ValueError):
+    """A message holds a value that its annotations don't allow, or that exceeds a limit of the wire."""
+
+
+class DecodeError(CodecError, ValueError):
+    """Bytes are not the encoding of a registered message: malformed, too large, too deep, or of the wrong type."""
+
+
+class NameInUse(RabbleError):
+    """An actor of this name already runs on the node."""
+
+
+class ActorDown(RabbleError):
+    """The actor that was asked, or sent to, is not running, or ended before it replied.
+
+    Attributes: `pid`, the actor's; `reason`, a sentence in the words of `rabble_trio.Down`.
+    """
+
+    def __init__(self, pid: Pid, reason: str) -> None:
+        super().__init__(f"{pid} is down: {reason}")
+        self.pid = pid
+        self.reason = reason
+
+
+class NodeClosed(RabbleError):
+    """The node was closed while, or before, it was asked to do something."""
+
+
+class JournalError(RabbleError):
+    """A journal can't promise durability any more. It is never retried: the journal and its processes stop."""
+
+
+class ChildFailed(RabbleError):
+    """A supervisor gave up: a child failed more often than its intensity allows, or could not be started.
+
+    Attributes: `child`, the failing child's pid; `restarts`, how many restarts came within the period. The child's own
+    exception is the `__cause__`.
+    """
+
+    def __init__(self, child: Pid, restarts: int, period: float) -> None:
+        super().__init__(f"{child} failed and was restarted {restarts} times within {period:g} s; its supervisor gives up")
+        self.child = child
+        self.restarts = restarts
+        self.period = period
