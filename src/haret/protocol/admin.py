@@ -1,0 +1,193 @@
+"""The admin port: after the greeting, each `Ask` gets one `Answer` of the same id, in any order.
+
+The answer to a request is the message that its docstring names, or one of the error values of `common`.
+"""
+
+from __future__ import annotations
+
+from rabble_trio._codec import message
+from rabble_trio._ids import NodeId, Pid
+from rabble_trio._messages import ClusterStatus, ExecutorStatus, Metrics
+
+from .common import (
+    BadRequest,
+    NamespaceExists,
+    NotEnoughReplicas,
+    Unanswered,
+    UnknownActor,
+    UnknownNamespace,
+)
+
+
+@message(tag="haret.admin.get_config")
+class GetConfig:
+    """How is the node configured? Answer: `Config`."""
+
+
+@message(tag="haret.admin.config")
+class Config:
+    """The node's configuration, defaults included."""
+
+    node: NodeId
+    """Its identity."""
+    settings: tuple[tuple[str, str], ...]
+    """Name and value, as the configuration file would say them."""
+
+
+@message(tag="haret.admin.create_namespace")
+class CreateNamespace:
+    """Start a group of replicas. Answer: `Namespace`, once it has a primary; or an error."""
+
+    name: str
+    """Of the namespace; it becomes the group of its replicas' pids."""
+    replicas: tuple[Pid, ...]
+    """At least `MIN_REPLICAS`, with or without the group."""
+
+
+@message(tag="haret.admin.list_namespaces")
+class ListNamespaces:
+    """Which namespaces are there? Answer: `Namespaces`."""
+
+
+@message(tag="haret.admin.namespace")
+class Namespace:
+    """A namespace, as the node that answers sees it."""
+
+    name: str
+    """Its name."""
+    replicas: tuple[Pid, ...]
+    """Sorted; primaries take turns in this order."""
+    primary: Pid | None
+    """None while the group is without one."""
+    epoch: int
+    """Of the configuration."""
+    view: int
+    """The newest that the node has heard of."""
+
+
+@message(tag="haret.admin.namespaces")
+class Namespaces:
+    """All namespaces that the node knows."""
+
+    namespaces: tuple[Namespace, ...]
+    """Sorted by name."""
+
+
+@message(tag="haret.admin.get_replica")
+class GetReplica:
+    """What is the state of this replica? Answer: `Replica`."""
+
+    pid: Pid
+    """With its group: "namespace::name::node"."""
+
+
+@message(tag="haret.admin.replica")
+class Replica:
+    """The state of one replica, from itself."""
+
+    pid: Pid
+    """Its pid."""
+    state: dict[str, str]
+    """By name (status, epoch, view, op, commit, ...), as text to read."""
+
+
+@message(tag="haret.admin.get_primary")
+class GetPrimary:
+    """Who is primary of this namespace? Answer: `Primary`."""
+
+    namespace: str
+    """Its name."""
+
+
+@message(tag="haret.admin.primary")
+class Primary:
+    """Who leads a namespace."""
+
+    namespace: str
+    """Its name."""
+    primary: Pid | None
+    """None while the group is without one."""
+
+
+@message(tag="haret.admin.crash")
+class Crash:
+    """For tests and demonstrations: make this replica fail as if by a bug of its own. Answer: `Done`."""
+
+    pid: Pid
+    """A replica, with its group."""
+
+
+@message(tag="haret.admin.done")
+class Done:
+    """It was done."""
+
+
+@message(tag="haret.admin.get_cluster_status")
+class GetClusterStatus:
+    """Who is in the cluster? Answer: `rabble_trio.ClusterStatus`."""
+
+
+@message(tag="haret.admin.get_executor_status")
+class GetExecutorStatus:
+    """What runs on the node? Answer: `rabble_trio.ExecutorStatus`."""
+
+
+@message(tag="haret.admin.get_metrics")
+class GetMetricsOf:
+    """What does this actor count? Answer: `rabble_trio.Metrics`."""
+
+    pid: Pid
+    """Any actor that supports it: a replica, the executor, the servers."""
+
+
+AdminRequest = (
+    GetConfig
+    | CreateNamespace
+    | ListNamespaces
+    | GetReplica
+    | GetPrimary
+    | Crash
+    | GetClusterStatus
+    | GetExecutorStatus
+    | GetMetricsOf
+)
+"""What may be asked."""
+
+AdminReply = (
+    Config
+    | Namespace
+    | Namespaces
+    | Replica
+    | Primary
+    | Done
+    | ClusterStatus
+    | ExecutorStatus
+    | Metrics
+    | BadRequest
+    | NamespaceExists
+    | NotEnoughReplicas
+    | Unanswered
+    | UnknownActor
+    | UnknownNamespace
+)
+"""What may be answered."""
+
+
+@message(tag="haret.admin.ask")
+class Ask:
+    """To the server: a question."""
+
+    id: int
+    """Of the client's choosing; the answer carries it."""
+    request: AdminRequest
+    """The question."""
+
+
+@message(tag="haret.admin.answer")
+class Answer:
+    """To the client: the answer to one question."""
+
+    id: int
+    """The question's."""
+    reply: AdminReply
+    """The answer, or an error."""

@@ -1,0 +1,117 @@
+"""The client port: one session in one namespace, many requests in flight.
+
+    client                                    server
+    Hello                             ->
+                                      <-      Welcome | Refused, close
+    Enter(namespace, client, 0)       ->                                    opens a session (a logged operation)
+                                      <-      Entered(session) | UnknownNamespace | Redirect | Retry(0)
+    Submit(1), Submit(2), ...         ->
+                                      <-      Result(2), Result(1), Retry(3) | Expired(session)
+                                      <-      Ready: a primary is there, what got Retry is worth sending again
+    Leave                             ->                                    closes the session
+
+After a reconnect the client enters with its session's number and submits again whatever was not answered, with the old
+numbers: the replicas execute each number once, whoever carries it to them, and however often. `lowest` tells them which
+results nobody will ask for again.
+"""
+
+from __future__ import annotations
+
+from rabble_trio._codec import message
+
+
+@message(tag="haret.enter")
+class Enter:
+    """To the server: what follows on this connection belongs to this session. Once a connection, or again after `Expired`."""
+
+    namespace: str
+    """Its name."""
+    client: bytes
+    """`CLIENT_ID_BYTES` random bytes, the same in every attempt to open this one session."""
+    session: int
+    """The session to go on with, or 0 to open one."""
+
+
+@message(tag="haret.entered")
+class Entered:
+    """To the client: submit."""
+
+    session: int
+    """The session's number, unique in the namespace for all time."""
+
+
+@message(tag="haret.leave")
+class Leave:
+    """To the server: I shall not use the session again. There is no answer."""
+
+
+@message(tag="haret.submit")
+class Submit:
+    """To the server: execute this operation, once."""
+
+    number: int
+    """1, 2, ... in the session; the same in every copy of the request."""
+    lowest: int
+    """The lowest number that the client has no result for. Results below it may be forgotten."""
+    operation: bytes
+    """`rabble_trio.encode` of an operation of `haret.vertree`."""
+
+
+@message(tag="haret.result")
+class Result:
+    """To the client: the request was executed, or refused before it was logged."""
+
+    number: int
+    """The request's."""
+    op: int
+    """The commit number it was executed as; 0 when it was refused before it was logged."""
+    epoch: int
+    """Of the group that executed it."""
+    view: int
+    """In which the answer was given."""
+    result: bytes
+    """`rabble_trio.encode` of a result or an error of `haret.vertree`."""
+
+
+@message(tag="haret.retry")
+class Retry:
+    """To the client: nobody could answer this copy of the request now. Submit it again, with its number, later."""
+
+    number: int
+    """The request's; 0 for `Enter`."""
+    reason: str
+    """Why, in words."""
+
+
+@message(tag="haret.ready")
+class Ready:
+    """To the client, unasked: the namespace has a primary (again); do not wait any longer before you submit again."""
+
+
+@message(tag="haret.expired")
+class Expired:
+    """To the client: the session was closed or evicted. What was submitted and not answered may or may not have happened."""
+
+    session: int
+    """Its number. The client may enter again with 0, and new client bytes."""
+
+
+@message(tag="haret.redirect")
+class Redirect:
+    """To the client, in answer to `Enter`: the namespace's primary is elsewhere."""
+
+    address: str
+    """"host:port" of the client port of the primary's node."""
+
+
+@message(tag="haret.get_namespace_names")
+class GetNamespaceNames:
+    """To the server: which namespaces are there? May be asked at any time after the greeting."""
+
+
+@message(tag="haret.namespace_names")
+class NamespaceNames:
+    """To the client: the answer to `GetNamespaceNames`."""
+
+    names: tuple[str, ...]
+    """Sorted."""
