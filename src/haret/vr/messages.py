@@ -1,0 +1,324 @@
+"""The messages of Viewstamped Replication: one frozen class each. Section numbers are those of the paper.
+
+Paper: Liskov and Cowling, "Viewstamped Replication Revisited", MIT-CSAIL-TR-2012-021.
+
+Who sends what:
+
+    client  -> replica    OpenSession, CloseSession, Request
+    replica -> client     SessionOpened, SessionClosed, Reply, NotPrimary, Overloaded, SessionExpired, InvalidRequest
+    replica -> replica    Prepare, PrepareOK, Commit, StartViewChange, DoViewChange, StartView, GetState, NewState
+    anybody -> replica    GetReplicaState, answered with ReplicaState
+    replica -> observer   ViewChanged
+
+A reply goes to the sender of its request and carries the request's correlation id. An *op* is the number of an entry in
+the log of a group: 1, 2, 3, ...; 0 stands for "none yet". The replica that sent a message between replicas is known from
+the envelope, so the messages don't repeat it. No such message is larger than a frame of the wire: what may be long (the
+log) travels in `Prepare` and `NewState` only, which are cut into bounded pieces.
+"""
+
+from __future__ import annotations
+
+from rabble_trio import Pid, message
+
+CLIENT_ID_BYTES = 16
+"""Bytes of the random name that a client gives to `OpenSession`: two clients never choose the same."""
+
+
+# --- From clients. These three are also the entries of the log, so an operation is never wrapped or copied again. ---
+
+
+@message(tag="vr.open_session")
+class OpenSession:
+    """Open a session (sections 4.1 and 4.5: the client table). Answered with `SessionOpened`."""
+
+    client: bytes
+    """16 random bytes of the client's choosing. Opening twice with the same bytes gives the same session."""
+
+
+@message(tag="vr.close_session")
+class CloseSession:
+    """Close a session: its results are forgotten. Answered with `SessionClosed`, also when it was closed before."""
+
+    session: int
+    """The session's number."""
+
+
+@message(tag="vr.request")
+class Request:
+    """Execute an operation exactly once (section 4.1). Answered with `Reply`.
+
+    A client may have many requests under way. They are executed in the order in which they reach the primary, which is
+    the order of sending as long as the connection and the primary stay the same; a request that is sent again after a
+    failover may be executed after later ones.
+    """
+
+    session: int
+    """The number from `SessionOpened`."""
+    number: int
+    """1, 2, 3, ... within the session. A request that is sent again keeps its number."""
+    lowest: int
+    """The lowest number whose reply the client still wants. Results below it are forgotten, requests below it are
+    never executed any more. At most `number`, and less than a window (4096) below it."""
+    operation: bytes
+    """Opaque here; the state machine understands it."""
+
+
+Entry = OpenSession | CloseSession | Request
+"""What one position of the log holds."""
+
+
+# --- To clients ---
+
+
+@message(tag="vr.session_opened")
+class SessionOpened:
+    """The session exists, and that is committed."""
+
+    session: int
+    """Its number: the op that created it, so it is never used twice in a group."""
+    epoch: int
+    """The epoch of the replica that answers."""
+    view: int
+    """Its view."""
+
+
+@message(tag="vr.session_closed")
+class SessionClosed:
+    """The session does not exist any more."""
+
+    session: int
+    """Its number."""
+
+
+@message(tag="vr.reply")
+class Reply:
+    """The result of a request (section 4.1), committed. All replies to one request have the same op and result."""
+
+    session: int
+    """Copied from the request."""
+    number: int
+    """Copied from the request."""
+    op: int
+    """The commit number of the request: the position in the group's history at which it was executed."""
+    epoch: int
+    """The epoch of the replica that answers."""
+    view: int
+    """Its view."""
+    result: bytes
+    """What the state machine returned. Opaque here."""
+
+
+@message(tag="vr.not_primary")
+class NotPrimary:
+    """This replica does not serve requests. The request may still be executed, if it was accepted before: ask again."""
+
+    epoch: int
+    """The epoch of the replica that answers."""
+    view: int
+    """Its view."""
+    primary: Pid | None
+    """Who is primary as far as it knows; None while that is being decided."""
+
+
+@message(tag="vr.overloaded")
+class Overloaded:
+    """Too much is under way in this group or session. The request was not accepted; send it again a little later."""
+
+
+@message(tag="vr.session_expired")
+class SessionExpired:
+    """The session was closed, or made room for newer ones. Whether earlier requests of it ran can't be told any more."""
+
+    session: int
+    """Its number."""
+
+
+@message(tag="vr.invalid_request")
+class InvalidRequest:
+    """The request breaks a rule and was not accepted; sending it again won't help."""
+
+    reason: str
+    """Which rule, in a sentence."""
+
+
+# --- Between replicas. All carry the epoch (section 7.1) and a view. ---
+
+
+@message(tag="vr.prepare")
+class Prepare:
+    """Primary to backups: append these entries (section 4.1; many in one message: section 6.2)."""
+
+    epoch: int
+    """The sender's epoch."""
+    view: int
+    """The sender's view."""
+    first: int
+    """The op of the first entry."""
+    commit: int
+    """The sender's commit number."""
+    entries: tuple[Entry, ...]
+    """At least one."""
+
+
+@message(tag="vr.prepare_ok")
+class PrepareOK:
+    """Backup to primary: my log holds all entries of this view up to `op` (section 4.1, cumulative)."""
+
+    epoch: int
+    """The sender's epoch."""
+    view: int
+    """The sender's view."""
+    op: int
+    """The sender's newest op."""
+
+
+@message(tag="vr.commit")
+class Commit:
+    """Primary to backups when there was nothing else to say for a while (section 4.1)."""
+
+    epoch: int
+    """The sender's epoch."""
+    view: int
+    """The sender's view."""
+    commit: int
+    """The sender's commit number."""
+    op: int
+    """The sender's newest op, so that a backup notices that it missed a `Prepare`."""
+
+
+@message(tag="vr.start_view_change")
+class StartViewChange:
+    """To all: I want view `view` (section 4.2, with a pre-vote: a wish promises nothing)."""
+
+    epoch: int
+    """The sender's epoch."""
+    view: int
+    """The view that the sender wishes for; at least `entered`."""
+    entered: int
+    """The sender's own view. It only ever enters one that a quorum wished for, so others follow it there."""
+
+
+@message(tag="vr.do_view_change")
+class DoViewChange:
+    """To the primary of `view`: my vote for it (section 4.2). The sender takes part in no older view from here on.
+
+    It describes the log instead of carrying it (section 5.3); the new primary fetches what it lacks.
+    """
+
+    epoch: int
+    """The sender's epoch."""
+    view: int
+    """The view that is voted for."""
+    last_normal_view: int
+    """The last view in which the sender's status was normal: whose log it has."""
+    op: int
+    """The sender's newest op."""
+    commit: int
+    """The sender's commit number."""
+
+
+@message(tag="vr.start_view")
+class StartView:
+    """The new primary to all: the view has begun (section 4.2). It, too, describes the log instead of carrying it."""
+
+    epoch: int
+    """The sender's epoch."""
+    view: int
+    """The view that has begun."""
+    log_view: int
+    """The `last_normal_view` of the log that was chosen. Who has the same one has a prefix of it, or it and more."""
+    start: int
+    """The newest op when the view began."""
+    commit: int
+    """The sender's commit number."""
+
+
+@message(tag="vr.get_state")
+class GetState:
+    """Send me entries after `after` (section 5.2). Answered with `NewState`, or not at all."""
+
+    epoch: int
+    """The sender's epoch."""
+    view: int
+    """The view that the answering replica must be in."""
+    log_view: int
+    """Whose log is wanted: that of a replica which is normal in `view` (then equal to it), or, by the primary of a view
+    change, that of a replica which voted in it with this `last_normal_view`."""
+    after: int
+    """The op before the first entry wanted."""
+    request: int
+    """Returned in the answer. Different for every question that a replica asks."""
+
+
+@message(tag="vr.new_state")
+class NewState:
+    """A piece of the log (section 5.2). It may end before `op`; then the receiver asks for more."""
+
+    epoch: int
+    """Copied from the question."""
+    view: int
+    """Copied from the question."""
+    log_view: int
+    """Copied from the question."""
+    request: int
+    """Copied from the question."""
+    first: int
+    """The op of the first entry."""
+    op: int
+    """The sender's newest op."""
+    commit: int
+    """The sender's commit number."""
+    entries: tuple[Entry, ...]
+    """Possibly none, if the sender has nothing newer."""
+
+
+# --- Observation ---
+
+
+@message(tag="vr.get_replica_state")
+class GetReplicaState:
+    """To a replica in any state: answer with `ReplicaState`."""
+
+
+@message(tag="vr.replica_state")
+class ReplicaState:
+    """A replica as it is at this moment."""
+
+    pid: Pid
+    """The replica's."""
+    status: str
+    """"normal", "view-change", "state-transfer" or "recovering"."""
+    epoch: int
+    """Its epoch: the number of its configuration."""
+    view: int
+    """Its view."""
+    primary: Pid | None
+    """Who is primary in its view; None unless its status is normal."""
+    op: int
+    """The newest op in its log."""
+    commit: int
+    """The newest op that it knows to be committed. All up to it are executed."""
+    log_start: int
+    """The op before the first one in its log."""
+    last_normal_view: int
+    """The last view in which its status was normal."""
+    replicas: tuple[Pid, ...]
+    """The group, in the order in which its members become primary."""
+    sessions: int
+    """How many client sessions are open."""
+    digest: bytes
+    """The digest of its state machine after `commit`; equal on all replicas with equal commit numbers."""
+
+
+@message(tag="vr.view_changed")
+class ViewChanged:
+    """To the observer of a replica: its status became normal in this view."""
+
+    pid: Pid
+    """The replica's."""
+    epoch: int
+    """Its epoch."""
+    view: int
+    """Its view."""
+    primary: Pid
+    """The primary of that view."""
