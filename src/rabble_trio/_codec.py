@@ -56,8 +56,8 @@ def message(*, tag: str | None = None) -> Callable[[type[_T]], type[_T]]: ...
 def message(cls: Any = None, /, *, tag: str | None = None) -> Any:
     """Make a class a message: a frozen dataclass with slots that can be sent to any actor on any node.
 
-    `tag` names the class on the wire and on disk, up to 128 characters; without it that is "module.qualname". Give one to
-    classes that may move or be renamed, and to those of a script's `__main__`. Fields may be annotated with::
+    `tag` names the class on the wire and on disk, up to 128 characters; without it that is "module.qualname". Give one
+    to classes that may move or be renamed, and to those of a script's `__main__`. Fields may be annotated with::
 
         None bool int float str bytes      Any (or object): any of these, a message, an id, or a tuple of these
         tuple[T, ...] tuple[A, B]          frozenset[T]          dict[K, V] with plain keys, ids or enums as K
@@ -85,7 +85,7 @@ def encode(message: Any, *, max_size: int = MAX_MESSAGE_SIZE) -> bytes:
     if encoder is None:
         raise not_a_message(message)
     try:
-        data = _pack(encoder(message, MAX_DEPTH))
+        data: bytes = _pack(encoder(message, MAX_DEPTH))
     except (Mismatch, ValueError, OverflowError, RecursionError) as error:
         _raise_encode_error(message, error)
     if len(data) > max_size:
@@ -139,7 +139,7 @@ def decode_batch(data: bytes, *, max_size: int = MAX_MESSAGE_SIZE) -> list[Any]:
     done: list[Any] = []
     try:
         for one in plain:
-            done.append(decode_message(one, MAX_DEPTH))  # noqa: PERF401  (its length is the index in the error)
+            done.append(decode_message(one, MAX_DEPTH))
     except Mismatch as error:
         raise DecodeError(f"[{len(done)}] {_placed(plain[len(done)], error)}") from None
     except RecursionError:
@@ -147,7 +147,7 @@ def decode_batch(data: bytes, *, max_size: int = MAX_MESSAGE_SIZE) -> list[Any]:
     return done
 
 
-# Bytes and plain values -------------------------------------------------------------------------------------------------
+# Bytes and plain values -----------------------------------------------------------------------------------------------
 
 _pack = msgpack.Packer(use_bin_type=True).pack  # one for all: making a Packer costs more than packing a message
 _array_header = msgpack.Packer().pack_array_header
@@ -162,7 +162,7 @@ def _unpack(data: bytes, max_size: int) -> Any:
     if len(data) > max_size:
         raise DecodeError(f"{len(data)} bytes are more than the {max_size} allowed")
     try:
-        # msgpack makes room for as many elements as an array claims to have, in each of a thousand arrays in each other.
+        # msgpack makes room for as many elements as an array claims to have, and arrays can be in each other.
         # Skipping makes room for nothing, and fails unless all that was claimed is there.
         walker = _walkers.pop() if _walkers else msgpack.Unpacker(max_buffer_size=0)
         walker.feed(data)
@@ -203,7 +203,7 @@ def _fits(plain: Any) -> bool:
     return True
 
 
-# Classes ----------------------------------------------------------------------------------------------------------------
+# Classes --------------------------------------------------------------------------------------------------------------
 
 
 def _register(cls: type[Any], tag: str | None) -> type[Any]:
@@ -212,7 +212,8 @@ def _register(cls: type[Any], tag: str | None) -> type[Any]:
     _check_tag(made, tag)
     if {field.name for field in dataclasses.fields(made)} != set(inspect.signature(made).parameters):
         raise TypeError(
-            f"every field of {_full_name(made)} must be an argument, and every argument a field: no init=False, no InitVar"
+            f"every field of {_full_name(made)} must be an argument, and every argument a field: "
+            "without init=False and InitVar"
         )
     _use_cheap_init(made)
     # An annotation may name what is not defined yet, perhaps this class. Then the first use checks it.
@@ -265,8 +266,8 @@ def _converters(cls: type[Any]) -> dict[str, Converter]:
         hints = typing.get_type_hints(cls, localns={**beside, cls.__name__: cls})
     except (NameError, AttributeError) as error:
         raise _NotDefinedYet(
-            f"an annotation of {_full_name(cls)} names what does not exist at run time ({error}): define it in, or import "
-            "it into, its module, outside of TYPE_CHECKING"
+            f"an annotation of {_full_name(cls)} names what does not exist at run time ({error}): "
+            "define it in, or import it into, its module, outside of TYPE_CHECKING"
         ) from None
     converters: dict[str, Converter] = {}
     for field in dataclasses.fields(cls):
@@ -284,19 +285,19 @@ def _complete_converters(cls: type[Any]) -> dict[str, Converter]:
         for base in converter.all_bases():
             if not any(issubclass(known, base) for known in ENCODERS):
                 raise TypeError(
-                    f"{_full_name(cls)}.{name}: {_full_name(base)} is neither a message nor the base of one: decorate it "
-                    "with @rabble_trio.message, or use one of the types in the table there"
+                    f"{_full_name(cls)}.{name}: {_full_name(base)} is neither a message nor the base of one: "
+                    "decorate it with @rabble_trio.message, or use one of the types in the table there"
                 )
     return converters
 
 
-# Generated functions ----------------------------------------------------------------------------------------------------
+# Generated functions --------------------------------------------------------------------------------------------------
 # Like dataclasses, we write the source of a few functions per class: a loop over fields would cost three times as much.
 # Nothing but names of fields gets into the source, and Python has checked that they are identifiers.
 
 
 def _define(name: str, arguments: str, body: list[str], names: dict[str, Any]) -> Any:
-    exec(f"def {name}({arguments}):\n" + "\n".join(f"    {line}" for line in body), names)  # noqa: S102
+    exec(f"def {name}({arguments}):\n" + "\n".join(f"    {line}" for line in body), names)
     return names[name]
 
 
@@ -323,7 +324,7 @@ def _use_cheap_init(cls: type[Any]) -> None:
         old.__annotations__,
     )
     new.__qualname__ = old.__qualname__
-    cls.__init__ = new  # type: ignore[misc]
+    cls.__init__ = new
 
 
 def _type_test(converter: Converter, variable: str, kind: str) -> str | None:

@@ -1,15 +1,16 @@
 """From annotations to conversions: how a value of each type looks on the wire, and which values are refused.
 
-A *plain value* is what msgpack carries for us: None, bool, int, float, str, bytes, and tuples of them. A `Converter` turns
-a value of one annotation into a plain value and back. Both ways are strict: what the annotation does not allow raises
-`Mismatch`, which collects the path to the culprit on its way out.
+A *plain value* is what msgpack carries for us: None, bool, int, float, str, bytes, and tuples of them. A `Converter`
+turns a value of one annotation into a plain value and back. Both ways are strict: what the annotation does not allow
+raises `Mismatch`, which collects the path to the culprit on its way out.
 
     annotation                          plain value
     None, bool, int, str, bytes         itself; a bool is not an int; an int is within -2**63 .. 2**64 - 1
     float                               a float; an int is taken too, and becomes one, if that is exact
     tuple[T, ...], tuple[A, B]          array
     frozenset[T]                        array, sorted
-    dict[K, V]                          array K, V, K, V, ... sorted by key; K is a str, int, bytes, bool, Pid, NodeId or Enum
+    dict[K, V]                          array K, V, K, V, ... sorted by key; K is one of str, int, bytes, bool, Pid,
+                                        NodeId or an Enum
     an Enum class                       the member's name
     Literal[...]                        the value
     NodeId, Pid                         its text
@@ -66,7 +67,7 @@ _TUPLE, _PID, _NODE_ID, _CORRELATION_ID = range(4)  # the numbers that start an 
 
 
 class Mismatch(Exception):
-    """A value is not what its annotation says. `path` grows as the error climbs out of nested values, innermost first."""
+    """A value is not what its annotation says. `path` grows as the error climbs out of nested values."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
@@ -115,7 +116,7 @@ class Converter:
         return set(self.bases or ()).union(*(part.all_bases() for part in self.members + self.inner))
 
 
-# Leaves -----------------------------------------------------------------------------------------------------------------
+# Leaves ---------------------------------------------------------------------------------------------------------------
 
 
 def _exactly(kind: type[Any], name: str) -> Converter:
@@ -152,7 +153,7 @@ def _id_converter(kind: type[Pid] | type[NodeId]) -> Converter:
     def encode(value: Any, depth: int) -> str:
         if type(value) is not kind:
             raise wrong(name, value)
-        return str(value)
+        return value._text
 
     def decode(value: Any, depth: int) -> Any:
         if type(value) is not str:
@@ -179,7 +180,7 @@ _decode_pid = _PID_CONVERTER.decode
 def _encode_correlation_id(value: Any, depth: int) -> Any:
     if type(value) is not CorrelationId:
         raise wrong("CorrelationId", value)
-    return str(value.pid), value.connection, value.request
+    return value.pid._text, value.connection, value.request
 
 
 def _decode_correlation_id(value: Any, depth: int) -> CorrelationId:
@@ -228,7 +229,7 @@ def _literal_converter(values: tuple[Any, ...]) -> Converter:
     return Converter(name, kinds, frozenset(kinds), check, check)
 
 
-# Containers -------------------------------------------------------------------------------------------------------------
+# Containers -----------------------------------------------------------------------------------------------------------
 
 
 def _each(convert: Callable[[Any, int], Any], items: Iterable[Any], depth: int) -> list[Any]:
@@ -236,7 +237,7 @@ def _each(convert: Callable[[Any, int], Any], items: Iterable[Any], depth: int) 
     done: list[Any] = []
     try:
         for item in items:
-            done.append(convert(item, depth))  # noqa: PERF401  (its length is the index in the error)
+            done.append(convert(item, depth))
     except Mismatch as error:
         raise error.at(f"[{len(done)}]") from None
     return done
@@ -373,7 +374,7 @@ def _shown_key(plain_key: Any) -> str:
     return f"[{plain_key!r}]"
 
 
-# Messages, unions, Any --------------------------------------------------------------------------------------------------
+# Messages, unions, Any ------------------------------------------------------------------------------------------------
 
 
 def encode_message(value: Any, depth: int) -> Any:
@@ -449,7 +450,8 @@ def _union_converter(parts: tuple[Converter, ...]) -> Converter:
         for kind in member.plain:
             if kind in decoders:
                 raise TypeError(
-                    f"{name} can't be told apart on the wire: two of them are {kind.__name__} there; wrap one in a message"
+                    f"{name} can't be told apart on the wire: "
+                    f"two of them are {kind.__name__} there; wrap one in a message"
                 )
             decoders[kind] = member.decode
     encode_other = messages[0].encode if messages else None

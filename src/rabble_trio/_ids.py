@@ -3,7 +3,7 @@
 The grammar, which never changes between versions because ids cross the wire and reach disks:
 
     name     = 1 to 128 characters out of A-Z a-z 0-9 _ . -
-    addr     = host ":" port          host: 1 to 253 characters, no separator of this grammar, or "[IPv6]"; port: 0..65535
+    addr     = host ":" port          host: 1 to 253 characters of a name, or "[IPv6]"; port: 0..65535
     node     = name "@" addr
     pid      = [ group "::" ] name "::" node
 
@@ -28,6 +28,7 @@ MAX_ADDR_LENGTH: Final = 261
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,128}\Z")
 _ADDR = re.compile(r"(?P<host>[A-Za-z0-9_.\-]{1,253}|\[[0-9A-Fa-f:.%]{2,60}\]):(?P<port>0|[1-9][0-9]{0,4})\Z")
 _SHOWN = 80
+_MAX_NUMBER = 2**63 - 1
 
 
 def _shorten(text: object) -> str:
@@ -39,7 +40,8 @@ def check_name(kind: str, name: object) -> None:
     """Raise `InvalidId` unless `name` is a valid name; `kind` says in the error what it would have named."""
     if not isinstance(name, str) or not _NAME.match(name):
         raise InvalidId(
-            f"{_shorten(name)} is not a valid {kind} name: use 1 to {MAX_NAME_LENGTH} characters out of A-Z a-z 0-9 _ . -"
+            f"{_shorten(name)} is not a valid {kind} name: "
+            f"use 1 to {MAX_NAME_LENGTH} characters out of A-Z a-z 0-9 _ . -"
         )
 
 
@@ -73,7 +75,7 @@ class _Id:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (type(other) is type(self) and other._text == self._text)  # type: ignore[attr-defined]
+        return self is other or (type(other) is type(self) and other._text == self._text)
 
     def __lt__(self, other: Any) -> bool:
         if type(other) is not type(self):
@@ -170,7 +172,7 @@ class CorrelationId:
     Immutable, hashable, compared by value.
     """
 
-    __slots__ = ("_hash", "connection", "pid", "request")
+    __slots__ = ("connection", "pid", "request")
     pid: Pid
     connection: int | None
     request: int | None
@@ -178,14 +180,13 @@ class CorrelationId:
     def __init__(self, pid: Pid, connection: int | None = None, request: int | None = None) -> None:
         if not isinstance(pid, Pid):
             raise InvalidId(f"the pid of a CorrelationId must be a Pid, not {_shorten(pid)}")
-        for value in (connection, request):
-            if value is not None and (type(value) is not int or not 0 <= value < 2**63):
-                raise InvalidId(f"{_shorten(value)} is not a number for a CorrelationId: use 0 to 2**63 - 1")
-        _set = object.__setattr__
-        _set(self, "pid", pid)
-        _set(self, "connection", connection)
-        _set(self, "request", request)
-        _set(self, "_hash", hash((pid, connection, request)))
+        if connection is not None and not (type(connection) is int and 0 <= connection <= _MAX_NUMBER):
+            raise InvalidId(f"{_shorten(connection)} is not a connection number: use 0 to 2**63 - 1")
+        if request is not None and not (type(request) is int and 0 <= request <= _MAX_NUMBER):
+            raise InvalidId(f"{_shorten(request)} is not a request number: use 0 to 2**63 - 1")
+        _set_pid(self, pid)
+        _set_connection(self, connection)
+        _set_request(self, request)
 
     def next_request(self) -> CorrelationId:
         """The id of this connection's next request: the number counted up by one, from 0 when there was none."""
@@ -198,7 +199,7 @@ class CorrelationId:
         raise AttributeError("CorrelationId is immutable")
 
     def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined, no-any-return]
+        return hash((self.pid, self.connection, self.request))
 
     def __eq__(self, other: object) -> bool:
         return self is other or (
@@ -213,3 +214,9 @@ class CorrelationId:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CorrelationId, (self.pid, self.connection, self.request)
+
+
+# The slots' own setters pass by __setattr__; they are cheaper than object.__setattr__, and one is made per request.
+_set_pid, _set_connection, _set_request = (
+    vars(CorrelationId)[name].__set__ for name in ("pid", "connection", "request")
+)
