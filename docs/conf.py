@@ -1,0 +1,70 @@
+"""How Sphinx builds these pages: `nox -s docs`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pkgutil
+import sys
+
+import sphinx.application
+from sphinx.pycode import ModuleAnalyzer
+
+project = "rabble_trio and haret"
+author = "the rabble-trio developers"
+copyright = author
+version = release = importlib.metadata.version("rabble-trio")
+
+extensions = ["sphinx.ext.autodoc", "sphinxcontrib_trio"]
+html_theme = "furo"
+html_title = f"rabble_trio and haret {release}"
+exclude_patterns = ["_build"]
+templates_path: list[str] = []
+
+# Docstrings write `Name` for whatever is code: a link where the name is known, plain code where it is not.
+default_role = "obj"
+highlight_language = "python"
+pygments_style = "friendly"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True}
+python_use_unqualified_type_names = True
+
+# -n makes every reference that leads nowhere an error. Excused are names that other projects document: looking those up
+# would need their inventories, hence the network, at every build.
+nitpick_ignore_regex = [
+    (r"py:obj", r".*"),
+    (r"py:.*", r"(?!rabble_trio\.|haret\.)\w+(\..+)"),
+    (r"py:class", r"bool|bytes|dict|float|frozenset|int|list|object|set|str|tuple|type"),
+    (r"py:class", r"_?[A-Z]\w?|Any|Callable|Path|Self|Sequence|Mapping|AsyncIterator|Awaitable|Coroutine"),
+    (r"py:exc", r"[A-Z]\w*Error"),
+]
+
+
+def collect_field_docs(app: sphinx.application.Sphinx) -> None:
+    """Let autodoc find the docstrings below the fields of public classes.
+
+    Public names say that they live in `rabble_trio`, but those docstrings stand in the private file that defines the
+    class, so what the private files say is added to what is known of their package.
+    """
+    for package in ("rabble_trio", "haret"):
+        public = ModuleAnalyzer.for_module(package)
+        public.analyze()
+        for name in _modules_below(package):
+            private = ModuleAnalyzer.for_module(name)
+            private.analyze()
+            for key, lines in private.attr_docs.items():
+                public.attr_docs.setdefault(key, lines)
+            for key, order in private.tagorder.items():
+                public.tagorder.setdefault(key, order)
+
+
+def _modules_below(package: str) -> list[str]:
+    path = sys.modules[package].__path__ if package in sys.modules else __import__(package).__path__
+    return [info.name for info in pkgutil.walk_packages(path, f"{package}.") if not info.name.endswith("__main__")]
+
+
+def setup(app: sphinx.application.Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("builder-inited", collect_field_docs)
