@@ -4,9 +4,9 @@
     api.py      the client port: sessions, and requests in them
     admin.py    the admin port: questions and answers
 
-A connection is a websocket; a frame is a batch of messages (`rabble_trio.encode_batch`). The first message of a client is
-`Hello`; the server answers `Welcome`, or `Refused` and closes. Operations of the tree and their results travel as opaque
-bytes: encoded once, by the client and by the replicas, and decoded once at the other end.
+A connection is a websocket; a frame is a batch of messages (`rabble_trio.encode_batch`). The first message of a
+client is `Hello`; the server answers `Welcome`, or `Refused` and closes. Operations of the tree and their results
+travel as opaque bytes: encoded once, by the client and by the replicas, and decoded once at the other end.
 """
 
 from .admin import AdminReply as AdminReply

@@ -5,9 +5,7 @@ The answer to a request is the message that its docstring names, or one of the e
 
 from __future__ import annotations
 
-from rabble_trio._codec import message
-from rabble_trio._ids import NodeId, Pid
-from rabble_trio._messages import ClusterStatus, ExecutorStatus, Metrics
+from rabble_trio import ClusterStatus, ExecutorStatus, Metrics, NodeId, Pid, message
 
 from .common import (
     BadRequest,

@@ -17,12 +17,12 @@ results nobody will ask for again.
 
 from __future__ import annotations
 
-from rabble_trio._codec import message
+from rabble_trio import message
 
 
-@message(tag="haret.enter")
+@message(tag="haret.api.enter")
 class Enter:
-    """To the server: what follows on this connection belongs to this session. Once a connection, or again after `Expired`."""
+    """To the server: what follows on this connection belongs to this session. Again only after `Expired`."""
 
     namespace: str
     """Its name."""
@@ -32,7 +32,7 @@ class Enter:
     """The session to go on with, or 0 to open one."""
 
 
-@message(tag="haret.entered")
+@message(tag="haret.api.entered")
 class Entered:
     """To the client: submit."""
 
@@ -40,12 +40,12 @@ class Entered:
     """The session's number, unique in the namespace for all time."""
 
 
-@message(tag="haret.leave")
+@message(tag="haret.api.leave")
 class Leave:
     """To the server: I shall not use the session again. There is no answer."""
 
 
-@message(tag="haret.submit")
+@message(tag="haret.api.submit")
 class Submit:
     """To the server: execute this operation, once."""
 
@@ -57,7 +57,7 @@ class Submit:
     """`rabble_trio.encode` of an operation of `haret.vertree`."""
 
 
-@message(tag="haret.result")
+@message(tag="haret.api.result")
 class Result:
     """To the client: the request was executed, or refused before it was logged."""
 
@@ -73,7 +73,7 @@ class Result:
     """`rabble_trio.encode` of a result or an error of `haret.vertree`."""
 
 
-@message(tag="haret.retry")
+@message(tag="haret.api.retry")
 class Retry:
     """To the client: nobody could answer this copy of the request now. Submit it again, with its number, later."""
 
@@ -83,20 +83,20 @@ class Retry:
     """Why, in words."""
 
 
-@message(tag="haret.ready")
+@message(tag="haret.api.ready")
 class Ready:
     """To the client, unasked: the namespace has a primary (again); do not wait any longer before you submit again."""
 
 
-@message(tag="haret.expired")
+@message(tag="haret.api.expired")
 class Expired:
-    """To the client: the session was closed or evicted. What was submitted and not answered may or may not have happened."""
+    """To the client: the session was closed or evicted. What was not answered may or may not have happened."""
 
     session: int
     """Its number. The client may enter again with 0, and new client bytes."""
 
 
-@message(tag="haret.redirect")
+@message(tag="haret.api.redirect")
 class Redirect:
     """To the client, in answer to `Enter`: the namespace's primary is elsewhere."""
 
@@ -104,12 +104,12 @@ class Redirect:
     """"host:port" of the client port of the primary's node."""
 
 
-@message(tag="haret.get_namespace_names")
+@message(tag="haret.api.get_namespace_names")
 class GetNamespaceNames:
     """To the server: which namespaces are there? May be asked at any time after the greeting."""
 
 
-@message(tag="haret.namespace_names")
+@message(tag="haret.api.namespace_names")
 class NamespaceNames:
     """To the client: the answer to `GetNamespaceNames`."""
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rabble_trio._codec import message
-from rabble_trio._ids import NodeId, Pid
+from rabble_trio import NodeId, Pid, message
 
 API: Final = "haret-api"
 """The protocol of the client port, and its websocket subprotocol."""
@@ -20,7 +19,7 @@ MAX_FRAME: Final = 1024 * 1024
 """Bytes in one websocket message, both ways: what the runtime takes by default, above the largest single operation."""
 
 MAX_BATCH_BYTES: Final = 256 * 1024
-"""Bytes after which a batch of messages is sent and a new one begun. A larger frame would only delay those behind it."""
+"""Bytes after which a batch of messages is sent and a new one begun: a larger frame only delays those behind it."""
 
 REQUEST_OVERHEAD: Final = 64
 """Bytes that a message around an operation or a result takes at most, for adding up a batch."""
