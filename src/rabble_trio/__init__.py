@@ -1,13 +1,80 @@
-"""rabble_trio: an actor runtime for Trio."""
+"""rabble_trio: an actor runtime for Trio.
+
+How the package is laid out. Every implementation file is private and everything public is re-exported here.
+
+The core is pure, without Trio, clock, randomness or I/O:
+    _errors      every error raised on purpose
+    _ids         NodeId, Pid, CorrelationId
+    _codec       @message classes and their bytes          (_convert: conversions made from annotations)
+    _messages    the messages of the runtime itself
+    _process     Process, Outbox, and effects as data
+
+The shell is Trio:
+    _mailbox     bounded queues, and the mailbox handle of Trio code
+    _journal     where persisted records go
+    _executor    routes envelopes, runs processes, timers, monitors, asks
+    _service     actors that are Trio code
+    _supervisor  restart strategies, ordered start and stop
+    _websocket   the only file that imports trio_websocket
+    _cluster     the cluster port and membership
+    _node        open_node, which owns it all
+
+Imports run upwards in this list.
+"""
 
 from ._codec import decode as decode
+from ._codec import decode_batch as decode_batch
 from ._codec import encode as encode
+from ._codec import encode_batch as encode_batch
 from ._codec import message as message
-from ._errors import *  # noqa: F403
+from ._errors import ActorDown as ActorDown
+from ._errors import ActorKilled as ActorKilled
+from ._errors import ChildFailed as ChildFailed
+from ._errors import CodecError as CodecError
+from ._errors import DecodeError as DecodeError
+from ._errors import EncodeError as EncodeError
+from ._errors import InsecureAddress as InsecureAddress
+from ._errors import InvalidId as InvalidId
+from ._errors import JournalError as JournalError
+from ._errors import NameInUse as NameInUse
+from ._errors import NodeClosed as NodeClosed
+from ._errors import NotAMessage as NotAMessage
+from ._errors import RabbleError as RabbleError
+from ._executor import DeadLetter as DeadLetter
 from ._ids import CorrelationId as CorrelationId
 from ._ids import NodeId as NodeId
 from ._ids import Pid as Pid
-from ._messages import *  # noqa: F403
+from ._journal import Journal as Journal
+from ._journal import MemoryJournal as MemoryJournal
+from ._journal import Stored as Stored
+from ._mailbox import Mailbox as Mailbox
+from ._mailbox import MailboxStatistics as MailboxStatistics
+from ._messages import CancelTimer as CancelTimer
+from ._messages import ClusterStatus as ClusterStatus
+from ._messages import Demonitor as Demonitor
+from ._messages import Down as Down
+from ._messages import ExecutorStatus as ExecutorStatus
+from ._messages import GetClusterStatus as GetClusterStatus
+from ._messages import GetExecutorStatus as GetExecutorStatus
+from ._messages import GetMetrics as GetMetrics
+from ._messages import Metrics as Metrics
+from ._messages import Monitor as Monitor
+from ._messages import NodeDown as NodeDown
+from ._messages import NodeUp as NodeUp
+from ._messages import Persisted as Persisted
+from ._messages import Shutdown as Shutdown
+from ._messages import StartTimer as StartTimer
+from ._messages import Stop as Stop
+from ._messages import Timeout as Timeout
+from ._node import Node as Node
+from ._node import NodeStatistics as NodeStatistics
+from ._node import open_node as open_node
 from ._process import Envelope as Envelope
 from ._process import Outbox as Outbox
+from ._process import Persist as Persist
 from ._process import Process as Process
+from ._process import Send as Send
+from ._process import Snapshot as Snapshot
+from ._service import Service as Service
+from ._supervisor import ChildSpec as ChildSpec
+from ._supervisor import Supervisor as Supervisor

@@ -27,6 +27,12 @@ class CodecError(RabbleError):
 class NotAMessage(CodecError, TypeError):
     """An object whose class is not decorated with `@message` was sent or encoded."""
 
+    @classmethod
+    def of(cls, value: object) -> NotAMessage:
+        """The error for this value."""
+        kind = type(value)
+        return cls(f"{kind.__module__}.{kind.__qualname__} is not a message: decorate the class with @message")
+
 
 class EncodeError(CodecError, ValueError):
     """A message holds a value that its annotations don't allow, or that exceeds a limit of the wire."""
@@ -38,6 +44,11 @@ class DecodeError(CodecError, ValueError):
 
 class NameInUse(RabbleError):
     """An actor of this name already runs on the node."""
+
+    @classmethod
+    def of(cls, pid: Pid) -> NameInUse:
+        """The error for this pid."""
+        return cls(f"{pid} already runs: stop it first, or choose another name or group")
 
 
 class ActorDown(RabbleError):
@@ -52,8 +63,16 @@ class ActorDown(RabbleError):
         self.reason = reason
 
 
+class ActorKilled(RabbleError):
+    """The reason of an actor that was made to crash from outside, by `rabble_trio.Node.kill`."""
+
+
 class NodeClosed(RabbleError):
     """The node was closed while, or before, it was asked to do something."""
+
+
+class InsecureAddress(RabbleError):
+    """A node was told to listen beyond this machine without encryption and authentication, and not that it may."""
 
 
 class JournalError(RabbleError):
@@ -68,7 +87,36 @@ class ChildFailed(RabbleError):
     """
 
     def __init__(self, child: Pid, restarts: int, period: float) -> None:
-        super().__init__(f"{child} failed and was restarted {restarts} times within {period:g} s; its supervisor gives up")
+        super().__init__(
+            f"{child} failed and was restarted {restarts} times within {period:g} s; its supervisor gives up"
+        )
         self.child = child
         self.restarts = restarts
         self.period = period
+
+
+class ListenFailed(RabbleError):
+    """A server can't listen on its address. The text names the address and says why."""
+
+
+class ConnectFailed(RabbleError):
+    """A websocket connection could not be opened. The text names the address and says why.
+
+    Attributes: `reason`, the why alone.
+    """
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"can't connect to {address}: {reason}")
+        self.reason = reason
+
+
+class ConnectionClosed(RabbleError):
+    """A websocket connection is closed: by the peer, by us, or because it broke.
+
+    Attributes: `code`, the close code of RFC 6455 (1006 if the peer vanished without one); `reason`, a sentence or "".
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"connection closed with code {code}{': ' if reason else ''}{reason}")
+        self.code = code
+        self.reason = reason

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ._codec import MESSAGE_TYPES
+from ._errors import NotAMessage
 from ._ids import CorrelationId, Pid
 from ._messages import CancelTimer, Demonitor, Monitor, StartTimer, Stop
 
@@ -72,7 +74,7 @@ class Outbox:
     The executor makes one per process and empties it after each step. A test makes its own: `Outbox(pid)`.
     """
 
-    __slots__ = ("_append", "_executor", "_items", "pid")
+    __slots__ = ("_append", "_executor", "_items", "pid", "uses_journal")
 
     def __init__(self, pid: Pid) -> None:
         self.pid = pid
@@ -81,9 +83,15 @@ class Outbox:
         self._items: list[tuple[Pid | None, Any, CorrelationId | None, bool]] = []
         self._append = self._items.append
         self._executor = executor_pid(pid)
+        self.uses_journal = False
 
     def send(self, to: Pid, message: Any, correlation_id: CorrelationId | None = None, *, held: bool = True) -> None:
-        """Send a message; with `held=False` also past records that are not yet durable (it may overtake held ones)."""
+        """Send a message; with `held=False` also past records that are not yet durable (it may overtake held ones).
+
+        Raises `NotAMessage` unless the message's class is decorated with `@message`: what works on one node works on two.
+        """
+        if type(message) not in MESSAGE_TYPES:
+            raise NotAMessage.of(message)
         self._append((to, message, correlation_id, held))
 
     def start_timer(self, seconds: float, correlation_id: CorrelationId | None = None) -> None:
@@ -118,6 +126,7 @@ class Outbox:
         """
         if not isinstance(record, bytes):
             raise TypeError(f"a record is bytes, not {type(record).__name__}: encode(message) makes them")
+        self.uses_journal = True
         self._append((None, Persist(record), None, True))
 
     def snapshot(self, encode: Callable[[], bytes]) -> None:
@@ -125,6 +134,7 @@ class Outbox:
 
         `encode` runs in a worker thread, so it must read immutable data only.
         """
+        self.uses_journal = True
         self._append((None, Snapshot(encode), None, True))
 
     @property
@@ -145,6 +155,11 @@ class Outbox:
         effects = self.effects
         self._items.clear()
         return effects
+
+    @property
+    def items(self) -> list[tuple[Pid | None, Any, CorrelationId | None, bool]]:
+        """For the executor: the live list of effects, which it empties itself after each step."""
+        return self._items
 
     def clear(self) -> None:
         """Forget all effects."""

@@ -1,0 +1,639 @@
+"""The executor: routes envelopes between the actors of a node, and runs processes.
+
+Rules:
+
+1. One Trio task per actor. It parks until its mailbox or its next timer wakes it, then handles what waits, at most
+   `BUDGET` messages before other tasks get a turn.
+2. Routing is synchronous and never waits: an envelope ends in a mailbox, in a pending `ask`, on a link, or as a dead
+   letter that is counted.
+3. Envelopes from one sender to one receiver keep their order, but for those that pass a barrier by their own wish.
+4. A due timer fires after the messages that were already waiting when it became due, so that an actor that was kept
+   from running does not take its own delay for the silence of others.
+5. The effects of a step are carried out in order after the step. Behind a record that is not yet durable they are held
+   (`rabble_trio.Outbox.persist`); a crash loses what is held.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+from outcome import Error, Outcome, Value
+
+from ._codec import MESSAGE_TYPES
+from ._errors import ActorDown, JournalError, NameInUse, NotAMessage
+from ._ids import CorrelationId, NodeId, Pid
+from ._journal import Journal
+from ._mailbox import Item, MessageQueue
+from ._messages import (
+    CancelTimer,
+    Demonitor,
+    Down,
+    ExecutorStatus,
+    GetExecutorStatus,
+    GetMetrics,
+    Metrics,
+    Monitor,
+    Persisted,
+    Shutdown,
+    StartTimer,
+    Stop,
+    Timeout,
+)
+from ._process import Envelope, Outbox, Persist, Process, Snapshot
+
+if TYPE_CHECKING:
+    from ._supervisor import SupervisorTask
+
+logger = logging.getLogger("rabble_trio.executor")
+
+BUDGET: Final = 128
+"""Messages that one actor handles before other tasks run: at 5 to 20 microseconds each, others wait 1 to 3 ms."""
+
+MAX_HELD: Final = 100_000
+"""Envelopes of one process behind a barrier; beyond it the process handles no message until a sync is done."""
+
+_TIMEOUT: Final = Timeout()
+_SHUTDOWN: Final = Shutdown()
+_INF: Final = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An envelope that could not be delivered, and why."""
+
+    envelope: Envelope
+    """What was sent."""
+    reason: str
+    """"not running", "mailbox full", "ended", "late reply", "no correlation id", "no link", or "not accepted"."""
+
+
+class Actor(MessageQueue):
+    """What the executor keeps of one incarnation of a running actor."""
+
+    __slots__ = (
+        "ahead",
+        "asks",
+        "children",
+        "durable",
+        "failure",
+        "finished",
+        "handled",
+        "held",
+        "kind",
+        "monitoring",
+        "persisted",
+        "pid",
+        "scope",
+        "shutdown_requested",
+        "supervisor",
+        "sync_done",
+        "timer_heap",
+        "timer_number",
+        "timers",
+        "watchers",
+    )
+
+    def __init__(self, pid: Pid, kind: str, capacity: float) -> None:
+        super().__init__(capacity)
+        self.pid = pid
+        self.kind = kind  # "process", "service", "mailbox" or "supervisor"
+        self.supervisor: SupervisorTask | None = None  # who started it
+        self.children: SupervisorTask | None = None  # of a supervisor: the task that keeps its children
+        self.scope = trio.CancelScope()
+        self.shutdown_requested = False
+        self.finished = False  # a process that stopped by itself
+        self.failure: BaseException | None = None  # set by whoever kills it
+        self.handled = 0
+        self.watchers: set[Pid] = set()  # who gets Down when this actor ends
+        self.monitoring: set[Pid] = set()  # whose Down this actor gets
+        self.asks: set[int] = set()  # asks in flight to this actor
+        # Timers: the number of the running timer by its correlation id, and a heap of (deadline, number, id) in which
+        # entries of replaced and cancelled timers stay until they surface or outnumber the others.
+        self.timers: dict[CorrelationId | None, int] = {}
+        self.timer_heap: list[tuple[float, int, CorrelationId | None]] = []
+        self.timer_number = 0
+        self.ahead = -1  # messages to handle before the due timer may fire; -1: none is known to be due
+        # Persistence: counts of this incarnation's records, and what waits for how many of them to be durable.
+        self.persisted = 0
+        self.durable = 0
+        self.held: deque[tuple[int, Pid, Any, CorrelationId | None]] = deque()
+        self.sync_done: trio.Event | None = None
+
+    def request_shutdown(self) -> None:
+        """Ask the actor to end after what waits in its mailbox now."""
+        self.shutdown_requested = True
+        self.wake()
+
+    def kill(self, failure: BaseException) -> None:
+        """Make the actor crash with this failure at its next checkpoint."""
+        if self.failure is None:
+            self.failure = failure
+        self.scope.cancel()
+
+    def start_timer(self, now: float, seconds: float, correlation_id: CorrelationId | None) -> None:
+        """Start a timer, or replace the one that runs under the same correlation id."""
+        self.timer_number += 1
+        self.timers[correlation_id] = self.timer_number
+        heap = self.timer_heap
+        heappush(heap, (now + seconds, self.timer_number, correlation_id))
+        if len(heap) > 2 * len(self.timers) + 64:
+            timers = self.timers
+            heap[:] = [entry for entry in heap if timers.get(entry[2]) == entry[1]]
+            heapify(heap)
+
+    def next_deadline(self) -> float:
+        """When the next timer is due, in Trio's clock; infinity if none runs."""
+        heap, timers = self.timer_heap, self.timers
+        while heap and timers.get(heap[0][2]) != heap[0][1]:
+            heappop(heap)
+        return heap[0][0] if heap else _INF
+
+
+class _Ask:
+    """The reply that a task waits for, or will wait for."""
+
+    __slots__ = ("outcome", "target", "task")
+
+    def __init__(self) -> None:
+        self.task: trio.lowlevel.Task | None = None
+        self.target: Actor | None = None
+        self.outcome: Outcome[Any] | None = None
+
+    def set(self, outcome: Outcome[Any]) -> None:
+        self.outcome = outcome
+        if self.task is not None:
+            task, self.task = self.task, None
+            trio.lowlevel.reschedule(task, outcome)
+
+    async def wait(self) -> Any:
+        if self.outcome is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return self.outcome.unwrap()
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            self.task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self.task = trio.lowlevel.current_task()
+        return await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+RemoteRoute = Callable[[Pid, Pid, Any, CorrelationId | None], str | None]
+"""Takes (to, sender, message, correlation id) for another node; returns a dead letter's reason if it can't."""
+
+
+class Executor:
+    """The actors of one node and the routes between them."""
+
+    def __init__(self, node: NodeId, journal: Journal) -> None:
+        self.node = node
+        self.journal = journal
+        self.pid = Pid("executor", node, "rabble")
+        self.ask_pid = Pid("ask", node, "rabble")
+        self.actors: dict[Pid, Actor] = {}
+        self.remote: RemoteRoute = lambda *_: "no link"
+        # Built-in receivers that answer at once, in place of an actor: executor and cluster server.
+        self.builtin: dict[Pid, Callable[[Any, Pid, CorrelationId | None], bool]] = {self.pid: self._on_message}
+        self._asks: dict[int, _Ask] = {}
+        self._ask_number = 0
+        self._ended_counts: Counter[str] = Counter()
+        self._handled_before = 0  # messages handled by actors that ended
+        self._dead_letters: Counter[str] = Counter()
+        self._observers: list[trio.MemorySendChannel[DeadLetter]] = []
+        self._dirty: dict[Actor, None] = {}  # actors with records appended since the last sync began
+        self._snapshots: deque[tuple[Actor, int, Callable[[], bytes]]] = deque()
+        self._journal_work = trio.Event()
+        self._journal_failure: JournalError | None = None
+        self.restarts = 0
+
+    # ---------------------------------------------------------------- actors
+
+    def register(self, actor: Actor) -> None:
+        """Make an actor reachable. Raises `NameInUse`."""
+        if actor.pid in self.actors or actor.pid in self.builtin or actor.pid == self.ask_pid:
+            raise NameInUse.of(actor.pid)
+        self.actors[actor.pid] = actor
+
+    def unregister(self, actor: Actor, reason: str) -> None:
+        """An actor ended: tell watchers, askers and waiting senders; what waited in its mailbox becomes dead letters."""
+        if self.actors.get(actor.pid) is not actor:
+            return
+        del self.actors[actor.pid]
+        self._handled_before += actor.handled
+        self._ended_counts[reason.partition(":")[0]] += 1
+        actor.close(reason)
+        for number in actor.asks:
+            self._asks[number].set(Error(ActorDown(actor.pid, reason)))
+        actor.asks.clear()
+        for pid in actor.monitoring:
+            watched = self.actors.get(pid)
+            if watched is not None:
+                watched.watchers.discard(actor.pid)
+        down = Down(actor.pid, reason)
+        for watcher in sorted(actor.watchers):
+            target = self.actors.get(watcher)
+            if target is not None:
+                target.monitoring.discard(actor.pid)
+                target.put((down, self.pid, None))
+        while actor.queue:
+            message, sender, correlation_id = actor.queue.popleft()
+            if sender is not self.pid:
+                self.dead_letter(actor.pid, sender, message, correlation_id, "ended")
+        actor.held.clear()
+
+    def monitor(self, watcher: Actor, pid: Pid) -> None:
+        """`watcher` gets `Down` when `pid` ends, or now if it does not run."""
+        watched = self.actors.get(pid)
+        if watched is None:
+            watcher.put((Down(pid, "not running" if pid.node == self.node else "node lost"), self.pid, None))
+        else:
+            watched.watchers.add(watcher.pid)
+            watcher.monitoring.add(pid)
+
+    def demonitor(self, watcher: Actor, pid: Pid) -> None:
+        """Undo `monitor`; a `Down` that already waits stays."""
+        watched = self.actors.get(pid)
+        if watched is not None:
+            watched.watchers.discard(watcher.pid)
+        watcher.monitoring.discard(pid)
+
+    # --------------------------------------------------------------- routing
+
+    def route(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> None:
+        """Deliver an envelope, or count it as a dead letter. Never waits."""
+        target = self.actors.get(to)
+        if target is None:
+            self._route_elsewhere(to, sender, message, correlation_id)
+        elif len(target.queue) < target.capacity:
+            target.put((message, sender, correlation_id))
+        else:
+            self._refuse(target, sender, message, correlation_id)
+
+    def _refuse(self, target: Actor, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> None:
+        reason = "mailbox full" if target.capacity else "not accepted"
+        self.dead_letter(target.pid, sender, message, correlation_id, reason)
+
+    def _route_elsewhere(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> None:
+        if to == self.ask_pid:
+            reason = self._reply(correlation_id, message)
+        elif to in self.builtin:
+            reason = None if self.builtin[to](message, sender, correlation_id) else "not accepted"
+        elif to.node == self.node:
+            reason = "not running"
+        else:
+            reason = self.remote(to, sender, message, correlation_id)
+        if reason is not None:
+            self.dead_letter(to, sender, message, correlation_id, reason)
+
+    def dead_letter(
+        self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None, reason: str
+    ) -> None:
+        """Count an envelope that can't be delivered, and show it to those who observe."""
+        self._dead_letters[reason] += 1
+        if self._observers:
+            letter = DeadLetter(Envelope(to, sender, message, correlation_id), reason)
+            for observer in self._observers:
+                try:
+                    observer.send_nowait(letter)
+                except (trio.WouldBlock, trio.BrokenResourceError):
+                    self._dead_letters["not observed"] += 1
+
+    def observe_dead_letters(self, observer: trio.MemorySendChannel[DeadLetter]) -> Callable[[], None]:
+        """Send every dead letter from now on to a channel, as long as it has room; returns what ends it."""
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer)
+
+    # ------------------------------------------------- Trio code that sends
+
+    def send_nowait(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None = None) -> None:
+        """Deliver an envelope. Raises `trio.WouldBlock` if the mailbox is full, `ActorDown`, `NotAMessage`."""
+        check_message(message)
+        target = self.actors.get(to)
+        if target is not None:
+            if target.try_put((message, sender, correlation_id)):
+                return
+            if not target.capacity:
+                raise ActorDown(to, "it accepts no messages")
+            raise trio.WouldBlock
+        if to.node == self.node and to not in self.builtin and to != self.ask_pid:
+            raise ActorDown(to, "not running")
+        self._route_elsewhere(to, sender, message, correlation_id)
+
+    async def send(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None = None) -> None:
+        """Deliver an envelope, waiting for room in the mailbox. Raises `ActorDown`, `NotAMessage`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        target = self.actors.get(to)
+        if target is None:
+            self.send_nowait(to, sender, message, correlation_id)
+        else:
+            check_message(message)
+            await _put(target, (message, sender, correlation_id))
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def ask(self, to: Pid, message: Any) -> Any:
+        """Send a message and wait for its reply. Raises `ActorDown`, `NotAMessage`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        check_message(message)
+        self._ask_number = number = self._ask_number + 1
+        correlation_id = CorrelationId(self.ask_pid, None, number)
+        # Registered before the message leaves, so that no reply can be missed, however fast.
+        self._asks[number] = ask = _Ask()
+        try:
+            target = self.actors.get(to)
+            if target is not None:
+                await _put(target, (message, self.ask_pid, correlation_id))
+                ask.target = target
+                target.asks.add(number)
+            elif to.node == self.node and to not in self.builtin:
+                raise ActorDown(to, "not running")
+            else:
+                self._route_elsewhere(to, self.ask_pid, message, correlation_id)
+            return await ask.wait()
+        finally:
+            self._asks.pop(number, None)
+            if ask.target is not None:
+                ask.target.asks.discard(number)
+
+    def _reply(self, correlation_id: CorrelationId | None, message: Any) -> str | None:
+        """A message for the pid of asks: hand it to the task that waits for it."""
+        if correlation_id is None or correlation_id.request is None:
+            return "no correlation id"
+        ask = self._asks.pop(correlation_id.request, None)
+        if ask is None:
+            return "late reply"
+        ask.set(Value(message))
+        return None
+
+    # ------------------------------------------------------------- processes
+
+    async def run_process(self, actor: Actor, process: Process, started: Callable[[], None]) -> None:
+        """Restore and initialise a process, then handle its messages until it ends. A crash is an exception."""
+        await self._restore(actor, process)
+        pid, queue = actor.pid, actor.queue
+        outbox = Outbox(pid)
+        process.init(pid, outbox)
+        items = outbox.items
+        self._carry_out(actor, items)
+        started()
+        handle, popleft = process.handle, queue.popleft
+        find_actor = self.actors.get
+        message: Any = None
+        try:
+            while not actor.finished:
+                count = len(queue)
+                if count > BUDGET and not actor.shutdown_requested:
+                    count = BUDGET
+                for _ in range(count):
+                    message, sender, correlation_id = popleft()
+                    handle(message, sender, correlation_id, outbox)
+                    if items:
+                        if outbox.uses_journal:
+                            self._carry_out(actor, items)
+                        else:
+                            # The hot path of _carry_out and route, in one piece.
+                            for to, effect, effect_id, _held in items:
+                                target = find_actor(to)
+                                if target is None:
+                                    self._effect_elsewhere(actor, to, effect, effect_id)
+                                elif len(target.queue) < target.capacity:
+                                    target.queue.append((effect, pid, effect_id))
+                                    if target.task is not None:
+                                        target.wake()
+                                else:
+                                    self._refuse(target, pid, effect, effect_id)
+                            items.clear()
+                        if actor.finished:
+                            break
+                actor.handled += count
+                if actor.senders:
+                    actor.make_room()
+                message = _TIMEOUT
+                deadline = self._fire_timers(actor, process, outbox, items, count)
+                if actor.shutdown_requested and not actor.finished:
+                    message = _SHUTDOWN
+                    handle(_SHUTDOWN, self.pid, None, outbox)
+                    self._carry_out(actor, items)
+                    break
+                if len(actor.held) > MAX_HELD:
+                    await self._synced(actor)
+                elif queue or deadline == 0.0:
+                    await trio.lowlevel.checkpoint()
+                elif not actor.finished:
+                    await actor.park(deadline)
+        except Exception as error:
+            error.add_note(f"while {pid} handled {_shorten(message)} in state {_shorten(process)}")
+            raise
+        while actor.held:
+            await self._synced(actor)
+
+    def _fire_timers(self, actor: Actor, process: Process, outbox: Outbox, items: list[Any], handled: int) -> float:
+        """Fire what is due; returns when to come back: a deadline, infinity, or 0.0 for as soon as possible."""
+        if not actor.timers:
+            return _INF
+        deadline = actor.next_deadline()
+        now = trio.current_time()
+        if deadline > now:
+            actor.ahead = -1
+            return deadline
+        # Due. Messages that wait by now go first (rule 4); those that come later don't count.
+        actor.ahead = len(actor.queue) if actor.ahead < 0 else actor.ahead - handled
+        if actor.ahead > 0:
+            return 0.0
+        actor.ahead = -1
+        # A step may start timers, and one of 0 seconds must not keep this loop busy for ever: only what is due now fires.
+        last = actor.timer_number
+        while deadline <= now and not actor.finished:
+            number = actor.timer_heap[0][1]
+            if number > last:
+                return 0.0
+            correlation_id = actor.timer_heap[0][2]
+            del actor.timers[correlation_id]
+            process.handle(_TIMEOUT, self.pid, correlation_id, outbox)
+            self._carry_out(actor, items)
+            deadline = actor.next_deadline()
+        return deadline
+
+    def _carry_out(self, actor: Actor, items: list[Any]) -> None:
+        """Carry out the effects of a step in order, holding back what stands behind a barrier."""
+        pid = actor.pid
+        for to, effect, correlation_id, held in items:
+            if to is None:
+                self._journal_effect(actor, effect)
+            elif held and actor.persisted > actor.durable:
+                actor.held.append((actor.persisted, to, effect, correlation_id))
+            elif to in self.actors:
+                self.route(to, pid, effect, correlation_id)
+            else:
+                self._effect_elsewhere(actor, to, effect, correlation_id)
+        items.clear()
+
+    def _effect_elsewhere(self, actor: Actor, to: Pid, effect: Any, correlation_id: CorrelationId | None) -> None:
+        """An envelope of a process to anything but a running actor of this node; timers are the most frequent."""
+        if to == self.pid:
+            kind = type(effect)
+            if kind is StartTimer:
+                actor.start_timer(trio.current_time(), effect.seconds, correlation_id)
+                return
+            if kind is CancelTimer:
+                actor.timers.pop(correlation_id, None)
+                return
+            if kind is Monitor:
+                self.monitor(actor, effect.pid)
+                return
+            if kind is Demonitor:
+                self.demonitor(actor, effect.pid)
+                return
+            if kind is Stop:
+                actor.finished = True
+                return
+        self._route_elsewhere(to, actor.pid, effect, correlation_id)
+
+    # --------------------------------------------------------------- journal
+
+    async def _restore(self, actor: Actor, process: Process) -> None:
+        if self._journal_failure is not None:
+            raise self._journal_failure
+        if self.journal.used:
+            # What the last incarnation appended may be on its way: it must be all there or not at all.
+            await self.journal.sync()
+            stored = await self.journal.load(actor.pid)
+            if stored is not None:
+                process.restore(stored.snapshot, stored.records)
+
+    def _journal_effect(self, actor: Actor, effect: Persist | Snapshot) -> None:
+        if self._journal_failure is not None:
+            raise self._journal_failure
+        if type(effect) is Persist:
+            self.journal.append(actor.pid, effect.record)
+            actor.persisted += 1
+            self._dirty[actor] = None
+        else:
+            self._snapshots.append((actor, self.journal.last_index(actor.pid), effect.encode))
+        self._journal_work.set()
+
+    async def run_journal(self) -> None:
+        """Sync the journal whenever there is something to sync, and release what waited for it. Never returns."""
+        while True:
+            await self._journal_work.wait()
+            self._journal_work = trio.Event()
+            while self._snapshots:
+                await self._take_snapshot(*self._snapshots.popleft())
+            dirty = [(actor, actor.persisted) for actor in self._dirty]
+            self._dirty.clear()
+            try:
+                await self.journal.sync()
+            except JournalError as error:
+                self._fail_journal(error)
+                return
+            for actor, count in dirty:
+                self._release(actor, count)
+
+    async def _take_snapshot(self, actor: Actor, upto: int, encode: Callable[[], bytes]) -> None:
+        try:
+            self.journal.replace(actor.pid, upto, await trio.to_thread.run_sync(encode))
+        except Exception as error:  # whatever a user's encode() raises is that actor's crash and nobody else's
+            actor.kill(error)
+
+    def _release(self, actor: Actor, durable: int) -> None:
+        if self.actors.get(actor.pid) is not actor or durable <= actor.durable:
+            return
+        actor.durable = durable
+        held = actor.held
+        while held and held[0][0] <= durable:
+            _, to, effect, correlation_id = held.popleft()
+            self._effect_elsewhere(actor, to, effect, correlation_id) if to not in self.actors else self.route(
+                to, actor.pid, effect, correlation_id
+            )
+        actor.put((Persisted(durable), self.pid, None))
+        if actor.sync_done is not None:
+            actor.sync_done.set()
+
+    def _fail_journal(self, error: JournalError) -> None:
+        logger.critical("%s: the journal failed, so processes that persist stop: %s", self.node, error)
+        self._journal_failure = error
+        for actor in list(self.actors.values()):
+            if actor.persisted:
+                actor.kill(error)
+
+    async def _synced(self, actor: Actor) -> None:
+        actor.sync_done = trio.Event()
+        await actor.sync_done.wait()
+
+    # ------------------------------------------------------ status, metrics
+
+    def _on_message(self, message: Any, sender: Pid, correlation_id: CorrelationId | None) -> bool:
+        """The executor as a receiver; tells whether it knows the message."""
+        if isinstance(message, GetExecutorStatus):
+            self.route(sender, self.pid, self.status(), correlation_id)
+        elif isinstance(message, GetMetrics):
+            self.route(sender, self.pid, self.metrics(), correlation_id)
+        elif isinstance(message, Monitor) and sender in self.actors:
+            self.monitor(self.actors[sender], message.pid)
+        elif isinstance(message, Demonitor) and sender in self.actors:
+            self.demonitor(self.actors[sender], message.pid)
+        else:
+            return False
+        return True
+
+    def status(self) -> ExecutorStatus:
+        """What runs at this moment."""
+        actors = sorted(self.actors.values(), key=lambda actor: actor.pid)
+        return ExecutorStatus(
+            node=self.node,
+            processes=tuple(actor.pid for actor in actors if actor.kind == "process"),
+            services=tuple(actor.pid for actor in actors if actor.kind != "process"),
+            mailboxes={str(actor.pid): len(actor.queue) for actor in actors if actor.queue},
+            timers=sum(len(actor.timers) for actor in actors),
+            dead_letters=dict(sorted(self._dead_letters.items())),
+        )
+
+    def metrics(self) -> Metrics:
+        """Counters since the node started, and gauges of this moment."""
+        actors = self.actors.values()
+        counters = {
+            "messages_handled": self._handled_before + sum(actor.handled for actor in actors),
+            "restarts": self.restarts,
+            "asks": self._ask_number,
+            **{f"actors_ended_{reason.replace(' ', '_')}": n for reason, n in sorted(self._ended_counts.items())},
+            **{f"dead_letters_{reason.replace(' ', '_')}": n for reason, n in sorted(self._dead_letters.items())},
+        }
+        gauges = {
+            "actors": float(len(actors)),
+            "processes": float(sum(actor.kind == "process" for actor in actors)),
+            "asks_pending": float(len(self._asks)),
+            "mailbox_messages": float(sum(len(actor.queue) for actor in actors)),
+            "mailbox_deepest": float(max((len(actor.queue) for actor in actors), default=0)),
+            "timers": float(sum(len(actor.timers) for actor in actors)),
+            "envelopes_held": float(sum(len(actor.held) for actor in actors)),
+        }
+        return Metrics(counters, gauges)
+
+
+def check_message(message: Any) -> None:
+    """Raise `NotAMessage` unless the class of `message` is decorated with `@message`."""
+    if type(message) not in MESSAGE_TYPES:
+        raise NotAMessage.of(message)
+
+
+async def _put(target: Actor, item: Item) -> None:
+    """Put into a mailbox, waiting for room; no checkpoint after it is in."""
+    while not target.try_put(item):
+        if not target.capacity:
+            raise ActorDown(target.pid, "it accepts no messages")
+        await target.senders.park()
+        if target.closed is not None:
+            raise ActorDown(target.pid, target.closed)
+
+
+def _shorten(value: object) -> str:
+    try:
+        shown = repr(value)
+    except Exception as error:
+        shown = f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
+    return shown if len(shown) <= 500 else f"{shown[:500]}..."

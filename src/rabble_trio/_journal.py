@@ -1,0 +1,111 @@
+"""Where records of processes go. One journal serves all processes of a node, so that they share each sync.
+
+Rules of every journal:
+
+1. `append` and `replace` only remember; `sync` makes all that was remembered before it durable, in order.
+2. `load` gives what is durable: a snapshot, if there is one, and the records after it.
+3. An error of `sync` is final: what is on the disk is unknown, so nothing is ever appended or synced again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from ._ids import Pid
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a journal holds of one process."""
+
+    snapshot: bytes | None
+    """The last durable snapshot; None if there never was one."""
+    records: Sequence[bytes]
+    """The durable records that the snapshot does not cover, oldest first."""
+
+
+class Journal(ABC):
+    """The interface of journals; see the rules at the top of its module."""
+
+    @property
+    @abstractmethod
+    def used(self) -> bool:
+        """Whether anything was ever stored, so that actors that persist nothing need not wait for a look-up."""
+
+    @abstractmethod
+    async def load(self, pid: Pid) -> Stored | None:
+        """What is durable of a process; None if there is nothing. Raises `JournalError` if it can't be known."""
+
+    @abstractmethod
+    def append(self, pid: Pid, record: bytes) -> int:
+        """Remember a record; gives its index, which counts a process's records over all incarnations, from 1."""
+
+    @abstractmethod
+    def last_index(self, pid: Pid) -> int:
+        """The index of the last record appended for a process; 0 if there is none."""
+
+    @abstractmethod
+    def replace(self, pid: Pid, upto: int, snapshot: bytes) -> None:
+        """Remember a snapshot that stands for the records with index <= `upto`, which can then go."""
+
+    @abstractmethod
+    async def sync(self) -> None:
+        """Make durable what was remembered so far. Raises `JournalError`, after which the journal is dead."""
+
+
+@dataclass(slots=True)
+class _Log:
+    snapshot: bytes | None = None
+    records: list[bytes] = field(default_factory=list)
+    first: int = 1  # the index of records[0]
+
+
+class MemoryJournal(Journal):
+    """A journal that lasts as long as the node: actors that crash find their records again, processes that end don't."""
+
+    def __init__(self) -> None:
+        self._logs: dict[Pid, _Log] = {}
+        self._pending: list[tuple[Pid, int, bytes, bool]] = []
+        self._last: dict[Pid, int] = {}
+
+    @property
+    def used(self) -> bool:
+        """See `Journal.used`."""
+        return bool(self._last)
+
+    async def load(self, pid: Pid) -> Stored | None:
+        """See `Journal.load`."""
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(pid)
+        return None if log is None else Stored(log.snapshot, tuple(log.records))
+
+    def append(self, pid: Pid, record: bytes) -> int:
+        """See `Journal.append`."""
+        self._last[pid] = index = self.last_index(pid) + 1
+        self._pending.append((pid, index, record, False))
+        return index
+
+    def last_index(self, pid: Pid) -> int:
+        """See `Journal.last_index`."""
+        return self._last.get(pid, 0)
+
+    def replace(self, pid: Pid, upto: int, snapshot: bytes) -> None:
+        """See `Journal.replace`."""
+        self._pending.append((pid, upto, snapshot, True))
+
+    async def sync(self) -> None:
+        """See `Journal.sync`."""
+        pending, self._pending = self._pending, []
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        for pid, index, data, is_snapshot in pending:
+            log = self._logs.setdefault(pid, _Log())
+            if is_snapshot:
+                del log.records[: max(0, index + 1 - log.first)]
+                log.first = max(log.first, index + 1)
+                log.snapshot = data
+            else:
+                log.records.append(data)

@@ -1,0 +1,179 @@
+"""Bounded mailboxes: the queue under every actor, and the handle with which Trio code is an actor itself.
+
+Rules:
+
+1. A queue holds `(message, sender, correlation_id)` and never grows beyond its capacity, but for the few messages of the
+   runtime (`Down`, `Persisted`), of which there is one per monitor and one per sync.
+2. One task receives. It parks when the queue is empty, and whoever puts something in wakes it.
+3. Trio code that sends to a full queue parks until there is room, first come first served. Nobody else ever waits.
+
+It has the semantics of a Trio memory channel, and is none because of its price: a channel takes about a microsecond a
+message and a checkpoint each, while a process that wakes takes all that waits with one checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ._ids import CorrelationId, Pid
+from ._process import Envelope
+
+if TYPE_CHECKING:
+    from ._executor import Actor, Executor
+
+Item = tuple[Any, Pid, CorrelationId | None]
+"""(message, sender, correlation id)"""
+
+
+class MessageQueue:
+    """What waits for one actor. Not safe for other threads, like everything in Trio."""
+
+    __slots__ = ("capacity", "closed", "queue", "senders", "task")
+
+    def __init__(self, capacity: float) -> None:
+        self.queue: deque[Item] = deque()
+        self.capacity = capacity
+        self.closed: str | None = None  # why nothing can be put in any more
+        self.task: trio.lowlevel.Task | None = None  # the receiver, while it is parked
+        self.senders = trio.lowlevel.ParkingLot()
+
+    def wake(self) -> None:
+        """Let the receiver run, if it is parked."""
+        task = self.task
+        if task is not None:
+            self.task = None
+            trio.lowlevel.reschedule(task)
+
+    def put(self, item: Item) -> None:
+        """Put in, whatever the capacity; for messages of the runtime."""
+        self.queue.append(item)
+        if self.task is not None:
+            self.wake()
+
+    def try_put(self, item: Item) -> bool:
+        """Put in if there is room; tells whether there was."""
+        if len(self.queue) >= self.capacity:
+            return False
+        self.put(item)
+        return True
+
+    def make_room(self) -> None:
+        """Wake as many waiting senders as there is room for."""
+        if self.senders:
+            self.senders.unpark(count=max(0, int(min(self.capacity - len(self.queue), len(self.senders)))))
+
+    def close(self, reason: str) -> None:
+        """Nothing can be put in any more; waiting senders learn it."""
+        self.closed = reason
+        self.senders.unpark_all()
+
+    async def park(self, deadline: float) -> None:
+        """Wait until woken, or until the deadline (in Trio's clock)."""
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            self.task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self.task = trio.lowlevel.current_task()
+        if deadline == float("inf"):
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        else:
+            with trio.CancelScope(deadline=deadline):
+                await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxStatistics:
+    """A mailbox at this moment."""
+
+    waiting: int
+    """Messages waiting to be received."""
+    capacity: float
+    """How many may wait."""
+    senders_waiting: int
+    """Tasks waiting for room."""
+
+
+class Mailbox:
+    """Trio code as an actor: made by `rabble_trio.Node.open_mailbox`, and handed to every service.
+
+    `async for envelope in mailbox` receives until the actor is asked to shut down. Only one task may receive.
+    """
+
+    def __init__(self, executor: Executor, actor: Actor) -> None:
+        self._executor = executor
+        self._actor = actor
+
+    def __repr__(self) -> str:
+        return f"<Mailbox {self.pid}>"
+
+    @property
+    def pid(self) -> Pid:
+        """The address of this mailbox."""
+        return self._actor.pid
+
+    async def send(self, to: Pid, message: Any, correlation_id: CorrelationId | None = None) -> None:
+        """Send a message; waits while the receiver's mailbox is full.
+
+        Raises `ActorDown` if the receiver does not run on this node, `NotAMessage` if the message can't be sent.
+        """
+        await self._executor.send(to, self.pid, message, correlation_id)
+
+    def send_nowait(self, to: Pid, message: Any, correlation_id: CorrelationId | None = None) -> None:
+        """Like `send`, but raises `trio.WouldBlock` while the receiver's mailbox is full."""
+        self._executor.send_nowait(to, self.pid, message, correlation_id)
+
+    async def ask(self, to: Pid, message: Any) -> Any:
+        """Send a message and return the reply to it. See `rabble_trio.Node.ask`."""
+        return await self._executor.ask(to, message)
+
+    async def receive(self) -> Envelope:
+        """The next envelope. Raises `trio.EndOfChannel` once the actor was asked to shut down and nothing waits."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                return self.receive_nowait()
+            except trio.WouldBlock:
+                if self._actor.task is not None:
+                    raise trio.BusyResourceError("another task is receiving from this mailbox") from None
+                await self._actor.park(float("inf"))
+
+    def receive_nowait(self) -> Envelope:
+        """Like `receive`, but raises `trio.WouldBlock` if nothing waits."""
+        actor = self._actor
+        if actor.queue:
+            message, sender, correlation_id = actor.queue.popleft()
+            actor.handled += 1
+            if actor.senders:
+                actor.make_room()
+            return Envelope(actor.pid, sender, message, correlation_id)
+        if actor.shutdown_requested or actor.closed is not None:
+            raise trio.EndOfChannel
+        raise trio.WouldBlock
+
+    def __aiter__(self) -> AsyncIterator[Envelope]:
+        return self
+
+    async def __anext__(self) -> Envelope:
+        try:
+            return await self.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    def monitor(self, pid: Pid) -> None:
+        """Receive one `Down(pid, reason)` when that actor ends; at once if it does not run."""
+        self._executor.monitor(self._actor, pid)
+
+    def demonitor(self, pid: Pid) -> None:
+        """No longer receive the `Down` of `pid`."""
+        self._executor.demonitor(self._actor, pid)
+
+    def statistics(self) -> MailboxStatistics:
+        """How full the mailbox is."""
+        actor = self._actor
+        return MailboxStatistics(len(actor.queue), actor.capacity, actor.senders.statistics().tasks_waiting)
