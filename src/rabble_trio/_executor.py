@@ -378,7 +378,7 @@ class Executor:
         pid, queue = actor.pid, actor.queue
         outbox = Outbox(pid)
         process.init(pid, outbox)
-        items = outbox.items
+        items: list[Any] = outbox.items
         self._carry_out(actor, items)
         started()
         handle, popleft = process.handle, queue.popleft
@@ -396,7 +396,7 @@ class Executor:
                         if outbox.uses_journal:
                             self._carry_out(actor, items)
                         else:
-                            # The hot path of _carry_out and route, in one piece.
+                            # The hot path of _carry_out and route, in one piece. `to` is never None here.
                             for to, effect, effect_id, _held in items:
                                 target = find_actor(to)
                                 if target is None:
@@ -461,17 +461,20 @@ class Executor:
 
     def _carry_out(self, actor: Actor, items: list[Any]) -> None:
         """Carry out the effects of a step in order, holding back what stands behind a barrier."""
-        pid = actor.pid
         for to, effect, correlation_id, held in items:
             if to is None:
                 self._journal_effect(actor, effect)
             elif held and actor.persisted > actor.durable:
                 actor.held.append((actor.persisted, to, effect, correlation_id))
-            elif to in self.actors:
-                self.route(to, pid, effect, correlation_id)
             else:
-                self._effect_elsewhere(actor, to, effect, correlation_id)
+                self._effect(actor, to, effect, correlation_id)
         items.clear()
+
+    def _effect(self, actor: Actor, to: Pid, effect: Any, correlation_id: CorrelationId | None) -> None:
+        if to in self.actors:
+            self.route(to, actor.pid, effect, correlation_id)
+        else:
+            self._effect_elsewhere(actor, to, effect, correlation_id)
 
     def _effect_elsewhere(self, actor: Actor, to: Pid, effect: Any, correlation_id: CorrelationId | None) -> None:
         """An envelope of a process to anything but a running actor of this node; timers are the most frequent."""
@@ -509,7 +512,7 @@ class Executor:
     def _journal_effect(self, actor: Actor, effect: Persist | Snapshot) -> None:
         if self._journal_failure is not None:
             raise self._journal_failure
-        if type(effect) is Persist:
+        if isinstance(effect, Persist):
             self.journal.append(actor.pid, effect.record)
             actor.persisted += 1
             self._dirty[actor] = None
@@ -547,9 +550,7 @@ class Executor:
         held = actor.held
         while held and held[0][0] <= durable:
             _, to, effect, correlation_id = held.popleft()
-            self._effect_elsewhere(actor, to, effect, correlation_id) if to not in self.actors else self.route(
-                to, actor.pid, effect, correlation_id
-            )
+            self._effect(actor, to, effect, correlation_id)
         actor.put((Persisted(durable), self.pid, None))
         if actor.sync_done is not None:
             actor.sync_done.set()
