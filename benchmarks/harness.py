@@ -91,10 +91,14 @@ def table(rows: Iterable[Row]) -> str:
         for row in group:
             mine = row.implementation.startswith(OURS)
             ratio = "" if mine or not ours else f"{ours / row.value:.2f}"
-            target = "" if row.target is None else f"{row.target:,.6g}"
+            target = "" if row.target is None else _figure(row.target)
             name = f"{'>' if mine else ' '} {row.implementation}"
-            lines.append(f"  {name:50}{row.value:>14,.6g} {unit:5}{ratio:>11}{target:>12}".rstrip())
+            lines.append(f"  {name:50}{_figure(row.value):>14} {unit:5}{ratio:>11}{target:>12}".rstrip())
     return "\n".join(lines)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def save(rows: Iterable[Row]) -> pathlib.Path:
