@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import math
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Set
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -39,11 +39,21 @@ CLOSE_TIMEOUT: Final = 1.0
 
 _QUEUE: Final = 4  # messages the library reads ahead; each may take MAX_FRAME
 _RECEIVE_BYTES: Final = 2**16  # per read; the library's 4 KiB would be many reads for a batch
-_MAX_REASON: Final = 100  # characters; a close frame has room for 123 bytes
 _MAX_LINGER: Final = 2**24  # bytes that are read and thrown away so that a peer can read why it was refused
-_MAX_REFUSALS: Final = 50  # connections beyond the limit that are told so at the same time; more are closed without a word
+_MAX_REFUSALS: Final = (
+    50  # connections beyond the limit that are told so at the same time; more are closed without a word
+)
 
-_NORMAL, _GOING_AWAY, _UNSUPPORTED, _ABNORMAL, _INTERNAL = 1000, 1001, 1003, 1006, 1011
+# Close codes of RFC 6455, section 7.4.1.
+_NORMAL, _GOING_AWAY, _PROTOCOL_ERROR, _UNSUPPORTED, _ABNORMAL, _TOO_BIG, _INTERNAL = (
+    1000,
+    1001,
+    1002,
+    1003,
+    1006,
+    1009,
+    1011,
+)
 
 _Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
@@ -69,29 +79,36 @@ class Connection:
     """
 
     def __init__(
-        self, websocket: trio_websocket.WebSocketConnection, stream: _Stream, reader: _GuardedReader, idle_timeout: float
+        self,
+        websocket: trio_websocket.WebSocketConnection,
+        stream: _Stream,
+        reader: _GuardedReader,
+        idle_timeout: float = math.inf,
     ) -> None:
-        self.remote = _address_of(stream, "getpeername")
+        self.remote: str = reader.remote
         self.path: str = websocket.path or "/"
         self._websocket = websocket
         self._stream = stream
         self._reader = reader
         self._idle_timeout = idle_timeout
-        self._closed: ConnectionClosed | None = None
+        self._closed: tuple[int, str] | None = None
+        self._farewell_possible = True
         self._messages_sent = self._messages_received = self._bytes_sent = self._bytes_received = 0
 
     async def send(self, data: bytes) -> None:
         """Send one message; waits while the peer does not read. Messages of several tasks don't mix.
 
-        Cancelling it may leave half a message on the wire, so it makes the connection unusable. Raises `ConnectionClosed`.
+        Cancelling it may leave half a message on the wire, so the connection is of no use afterwards. Raises
+        `ConnectionClosed`.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed is not None:
-            raise self._again()
+            raise ConnectionClosed(*self._closed)
         try:
             await self._websocket.send_message(data)
         except trio.Cancelled:
-            self._closed = ConnectionClosed(_ABNORMAL, "a send was cancelled midway")
+            self._closed = _ABNORMAL, "a send was cancelled midway"
+            self._farewell_possible = False
             raise
         except Exception as error:
             raise self._failed(error) from None
@@ -102,7 +119,7 @@ class Connection:
         """The next message. A text message closes the connection with code 1003. Raises `ConnectionClosed`."""
         if self._closed is not None:
             await trio.lowlevel.checkpoint()
-            raise self._again()
+            raise ConnectionClosed(*self._closed)
         try:
             if self._idle_timeout == math.inf:
                 data = await self._websocket.get_message()
@@ -110,33 +127,34 @@ class Connection:
                 with trio.fail_after(self._idle_timeout):
                     data = await self._websocket.get_message()
         except trio.TooSlowError:
-            await self.aclose(_GOING_AWAY, f"no message for {self._idle_timeout:g} s")
-            raise self._again() from None
+            raise await self._close_for(_GOING_AWAY, f"no message for {self._idle_timeout:g} s") from None
         except Exception as error:
             raise self._failed(error) from None
         if not isinstance(data, bytes):
-            await self.aclose(_UNSUPPORTED, "text messages are not supported: send binary ones")
-            raise self._again()
+            raise await self._close_for(_UNSUPPORTED, "text messages are not supported: send binary ones")
         self._messages_received += 1
         self._bytes_received += len(data)
         return data
 
     async def aclose(self, code: int = _NORMAL, reason: str = "") -> None:
-        """Say goodbye and close, within `CLOSE_TIMEOUT`, at once if cancelled. Closing twice is fine. Never raises but
-        for the caller's cancellation.
+        """Say goodbye and close, within `CLOSE_TIMEOUT`; at once if cancelled. Closing twice is fine.
+
+        `reason` is cut to the 123 bytes that a close frame has room for. Raises nothing but the caller's cancellation.
         """
-        said = self._closed is not None
         if self._closed is None:
-            self._closed = ConnectionClosed(code, reason)
+            self._closed = code, reason
+        farewell, self._farewell_possible = self._farewell_possible, False
         try:
-            with trio.move_on_after(CLOSE_TIMEOUT):
-                if not said and not self._reader.ended.is_set():
-                    with suppress(Exception):
-                        await self._websocket.aclose(code, reason[:_MAX_REASON] or None)
-                elif self._reader.refused_peer:
-                    await _linger(self._stream)
+            if farewell:
+                with trio.move_on_after(CLOSE_TIMEOUT), suppress(Exception):
+                    await self._say_goodbye(code, reason)
         finally:
-            await _close_forcefully(self._stream)
+            await trio.aclose_forcefully(self._stream)
+
+    async def abort(self) -> None:
+        """Close at once, without a goodbye: for peers that don't answer any more."""
+        self._farewell_possible = False
+        await self.aclose(_ABNORMAL, "aborted")
 
     def statistics(self) -> ConnectionStatistics:
         """What went over this connection so far."""
@@ -145,47 +163,446 @@ class Connection:
         )
 
     def __repr__(self) -> str:
-        return f"<Connection with {self.remote}{' closed' if self._closed else ''}>"
+        return f"<Connection with {self.remote}{'' if self._closed is None else ', closed'}>"
 
-    def _again(self) -> ConnectionClosed:
-        # A fresh one each time: tracebacks of several tasks would pile up on a shared one.
-        assert self._closed is not None
-        return ConnectionClosed(self._closed.code, self._closed.reason)
+    async def _say_goodbye(self, code: int, reason: str) -> None:
+        if not self._reader.ended.is_set():
+            await self._websocket.aclose(code, reason or None)
+        elif self._websocket.closed is not None and self._websocket.closed.code == _TOO_BIG:
+            # The library has sent a close frame and stopped reading. Closing now, with data unread, would make the
+            # kernel reset the connection, and the peer would never learn why.
+            await _linger(self._stream)
+
+    async def _close_for(self, code: int, reason: str) -> ConnectionClosed:
+        await self.aclose(code, reason)
+        return ConnectionClosed(code, reason)
 
     def _failed(self, error: Exception) -> ConnectionClosed:
         """What became of the connection, now that the library raised `error`."""
         if self._closed is None:
             closed = self._websocket.closed
             if self._reader.error is not None:
-                self._closed = ConnectionClosed(_ABNORMAL, f"protocol error: {self._reader.error}")
+                self._closed = _ABNORMAL, f"{type(self._reader.error).__name__}: {self._reader.error}"
             elif closed is not None:
-                self._closed = ConnectionClosed(closed.code, closed.reason or "")
+                self._closed = closed.code, closed.reason or ""
+            elif isinstance(error, trio_websocket.ConnectionClosed):
+                self._closed = _PROTOCOL_ERROR, "the peer broke the websocket protocol"
             else:
-                self._closed = ConnectionClosed(_ABNORMAL, f"{type(error).__name__}: {error}")
-        return self._again()
+                self._closed = _ABNORMAL, f"{type(error).__name__}: {error}"
+        return ConnectionClosed(*self._closed)
+
+
+# Clients --------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_websocket_client(
+    host: str,
+    port: int,
+    *,
+    subprotocol: str,
+    path: str = "/",
+    max_frame: int = MAX_FRAME,
+    ssl_context: ssl.SSLContext | None = None,
+) -> AsyncGenerator[Connection, None]:
+    """Connect to a server of this subprotocol; the connection is closed at the end of the block.
+
+    The caller's cancel scope is the timeout; closing takes up to `CLOSE_TIMEOUT` even if cancelled. With an
+    `ssl_context` the connection is encrypted, and the server's certificate must be for `host`, as the context says.
+
+    Raises `ConnectFailed` if the server can't be reached, does not speak websocket or this subprotocol, or refuses.
+    What the block raises leaves it as it is, never in a group.
+    """
+    address = _joined(host, port)
+    async with _open_reader_nursery() as nursery:
+        stream = await _connect(host, port, ssl_context, address)
+        try:
+            reader = _GuardedReader(nursery, stream)
+            connection = await _ask_for_websocket(stream, reader, address, path, subprotocol, max_frame)
+            try:
+                yield connection
+            finally:
+                with trio.CancelScope(shield=True):
+                    await connection.aclose()
+        finally:
+            await trio.aclose_forcefully(stream)
+
+
+async def _connect(host: str, port: int, ssl_context: ssl.SSLContext | None, address: str) -> _Stream:
+    try:
+        stream = await trio.open_tcp_stream(host, port)
+    except (OSError, ValueError, OverflowError) as error:  # ValueError: a name that can't be a host's
+        raise ConnectFailed(address, _why(error)) from None
+    if ssl_context is None:
+        return stream
+    encrypted = trio.SSLStream(stream, ssl_context, server_hostname=host, https_compatible=True)
+    try:
+        await encrypted.do_handshake()
+    except BaseException as error:
+        await trio.aclose_forcefully(stream)
+        if not isinstance(error, trio.BrokenResourceError):
+            raise
+        raise ConnectFailed(address, f"TLS handshake failed: {error.__cause__ or error}") from None
+    return encrypted
+
+
+async def _ask_for_websocket(
+    stream: _Stream, reader: _GuardedReader, address: str, path: str, subprotocol: str, max_frame: int
+) -> Connection:
+    with reader.handshake_scope:
+        websocket = await trio_websocket.wrap_client_stream(
+            reader,  # type: ignore[arg-type]  # as Trio says of handler_nursery: anything with a start_soon will do
+            stream,
+            address,
+            path,
+            subprotocols=[subprotocol],
+            message_queue_size=_QUEUE,
+            max_message_size=max_frame,
+            receive_buffer_size=_RECEIVE_BYTES,
+        )
+        if websocket.subprotocol != subprotocol:
+            raise ConnectFailed(address, f"it speaks {websocket.subprotocol or 'no subprotocol'}, not {subprotocol}")
+        return Connection(websocket, stream, reader)
+    error = reader.error
+    if isinstance(error, trio_websocket.ConnectionRejected):
+        text = (error.body or b"").decode("utf-8", "replace").strip()[:200]
+        raise ConnectFailed(address, f"it answered HTTP {error.status_code}{': ' if text else ''}{text}")
+    raise ConnectFailed(
+        address, "it does not speak websocket, or closed the connection" if error is None else _why(error)
+    )
+
+
+# Servers --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What a server takes upon itself, at most. Times are in seconds."""
+
+    max_connections: int = 1000
+    """Open connections. More are refused with HTTP 503: each costs a task, a file descriptor and some `max_frame`."""
+    max_handshakes: int = 100
+    """Connections that did not ask for a websocket yet. One more, and the oldest of them is closed."""
+    handshake_timeout: float = 5.0
+    """How long a connection may take to ask for a websocket, TLS included."""
+    idle_timeout: float = math.inf
+    """How long a handler waits in `receive` before the connection is closed with code 1001."""
+    max_frame: int = MAX_FRAME
+    """Bytes in a message; a larger one closes the connection with code 1009."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """What a server did so far."""
+
+    connections: int
+    """Open now."""
+    handshakes: int
+    """In their handshake now."""
+    accepted: int
+    """Handshakes that succeeded."""
+    refused: int
+    """Connections that were refused: over a limit, a wrong subprotocol, an `Origin`."""
+    abandoned: int
+    """Connections that failed in the handshake: too slow, malformed, closed by the peer, pushed out."""
+    crashed: int
+    """Connections whose handler raised."""
+
+
+class WebsocketServer:
+    """A running server, as `serve_websockets` tells it to whoever started it.
+
+    `host` and `port` are what it is bound to, `address` is both: "host:port".
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[Connection], Awaitable[object]],
+        host: str,
+        port: int,
+        subprotocol: str,
+        limits: ServerLimits,
+        allowed_origins: Set[str],
+        readers: trio.Nursery,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.address = _joined(host, port)
+        self._handler = handler
+        self._subprotocol = subprotocol
+        self._limits = limits
+        self._allowed_origins = allowed_origins
+        self._readers = readers
+        self._handshakes: dict[_GuardedReader, None] = {}  # oldest first
+        self._connections = self._accepted = self._refused = self._abandoned = self._crashed = self._refusing = 0
+
+    def statistics(self) -> ServerStatistics:
+        """What this server did so far."""
+        return ServerStatistics(
+            self._connections, len(self._handshakes), self._accepted, self._refused, self._abandoned, self._crashed
+        )
+
+    async def serve(self, stream: _Stream) -> None:
+        """Everything about one connection, from accept to close. Raises nothing but the server's own cancellation."""
+        try:
+            if self._connections >= self._limits.max_connections:
+                await self._refuse(stream)
+                return
+            reader = _GuardedReader(self._readers, stream)
+            try:
+                connection = await self._shake_hands(stream, reader)
+                if connection is not None:
+                    await self._handle(connection)
+            finally:
+                reader.stop()
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _refuse(self, stream: _Stream) -> None:
+        self._refused += 1
+        if self._refusing >= _MAX_REFUSALS or not isinstance(stream, trio.SocketStream):
+            return
+        self._refusing += 1
+        try:
+            with trio.move_on_after(CLOSE_TIMEOUT), suppress(trio.BrokenResourceError):
+                await stream.send_all(_TOO_MANY)
+                await _linger(stream)
+        finally:
+            self._refusing -= 1
+
+    async def _shake_hands(self, stream: _Stream, reader: _GuardedReader) -> Connection | None:
+        self._handshakes[reader] = None
+        if len(self._handshakes) > self._limits.max_handshakes:
+            next(iter(self._handshakes)).handshake_scope.cancel()
+        connection = None
+        refused = self._refused
+        try:
+            with reader.handshake_scope as scope:
+                scope.deadline = trio.current_time() + self._limits.handshake_timeout
+                connection = await self._answer(stream, reader)
+        except Exception as error:
+            logger.debug("handshake of %s with %s failed: %r", reader.remote, self.address, error)
+        finally:
+            del self._handshakes[reader]
+        if connection is None and self._refused == refused:
+            self._abandoned += 1
+        return connection
+
+    async def _answer(self, stream: _Stream, reader: _GuardedReader) -> Connection | None:
+        request = await trio_websocket.wrap_server_stream(
+            reader,  # type: ignore[arg-type]  # as Trio says of handler_nursery: anything with a start_soon will do
+            stream,
+            message_queue_size=_QUEUE,
+            max_message_size=self._limits.max_frame,
+            receive_buffer_size=_RECEIVE_BYTES,
+        )
+        refusal = self._refusal(request)
+        if refusal is None:
+            websocket = await request.accept(subprotocol=self._subprotocol)
+            return Connection(websocket, stream, reader, self._limits.idle_timeout)
+        status, reason = refusal
+        logger.debug("refused %s at %s: %s", reader.remote, self.address, reason)
+        self._refused += 1
+        await request.reject(status, body=reason.encode(), extra_headers=[(b"Content-Type", b"text/plain")])
+        return None
+
+    def _refusal(self, request: trio_websocket.WebSocketRequest) -> tuple[int, str] | None:
+        origins = {value.decode("latin-1") for name, value in request.headers if name.lower() == b"origin"}
+        if not origins <= self._allowed_origins:
+            return 403, "requests of web pages are refused: this server does not allow their origin\n"
+        if self._subprotocol not in request.proposed_subprotocols:
+            return 400, f"this server speaks the websocket subprotocol {self._subprotocol} only\n"
+        if self._connections >= self._limits.max_connections:
+            return 503, _TOO_MANY_TEXT
+        return None
+
+    async def _handle(self, connection: Connection) -> None:
+        self._connections += 1
+        self._accepted += 1
+        code, reason = _NORMAL, ""
+        try:
+            await self._handler(connection)
+        except BaseException as error:
+            faults, beyond = _sort_out(error)
+            if faults is not None:
+                self._crashed += 1
+                code, reason = _INTERNAL, "internal error"
+                logger.error("the handler of %s at %s raised", connection.remote, self.address, exc_info=faults)
+            if beyond is not None:
+                if faults is None:
+                    code, reason = _GOING_AWAY, "the server is shutting down"
+                raise beyond from None
+        finally:
+            with trio.CancelScope(shield=True):
+                await connection.aclose(code, reason)
+            self._connections -= 1
+
+
+def _sort_out(error: BaseException) -> tuple[Exception | None, BaseException | None]:
+    """What a handler raised by its own fault, and what must go on: cancellation, KeyboardInterrupt."""
+    if isinstance(error, BaseExceptionGroup):
+        exceptions, beyond = error.split(Exception)
+        return (None if exceptions is None else exceptions.split(ConnectionClosed)[1]), beyond
+    if isinstance(error, Exception):
+        return (None if isinstance(error, ConnectionClosed) else error), None
+    return None, error
+
+
+async def serve_websockets(
+    handler: Callable[[Connection], Awaitable[object]],
+    host: str,
+    port: int,
+    *,
+    subprotocol: str,
+    limits: ServerLimits = ServerLimits(),
+    allowed_origins: Set[str] = frozenset(),
+    ssl_context: ssl.SSLContext | None = None,
+    task_status: trio.TaskStatus[WebsocketServer] = trio.TASK_STATUS_IGNORED,
+) -> NoReturn:
+    """Listen, and run `handler(connection)` in a task of its own for each connection, until cancelled.
+
+    Port 0 picks a free port; `task_status.started` tells a `WebsocketServer` that knows it. When the handler returns, the
+    connection is closed with code 1000; when it raises, that is logged and the connection closed with code 1011; when
+    the server is cancelled, connections are closed with code 1001, within `CLOSE_TIMEOUT`.
+
+    `allowed_origins`: values of the `Origin` header that are let in, for example "https://example.org". A request
+    without that header is from no browser, and always let in.
+
+    Raises `ListenFailed`.
+    """
+    listeners = await _listen(host, port, ssl_context)
+    bound_host, bound_port = _socket_of(listeners[0]).getsockname()[:2]
+    async with _open_reader_nursery() as readers:
+        server = WebsocketServer(handler, bound_host, bound_port, subprotocol, limits, allowed_origins, readers)
+        try:
+            # It survives what accept raises when the machine is short of descriptors or memory: it logs, and tries again.
+            async with trio.open_nursery() as nursery:
+                await nursery.start(trio.serve_listeners, server.serve, listeners)
+                task_status.started(server)
+        except BaseExceptionGroup as group:
+            broken, others = group.split(OSError)
+            if broken is None or others is not None:
+                raise
+            raise ListenFailed(f"can't listen on {server.address} any more: {_why(broken)}") from None
+    raise AssertionError("serve_listeners never returns")
+
+
+async def _listen(host: str, port: int, ssl_context: ssl.SSLContext | None) -> list[Any]:
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host)
+    except (OSError, ValueError, OverflowError) as error:
+        raise ListenFailed(f"can't listen on {_joined(host, port)}: {_why(error)}") from None
+    if port == 0:
+        # A name like localhost has several addresses, and each listener got a port of its own. One is what we can tell.
+        for superfluous in listeners[1:]:
+            await superfluous.aclose()
+        del listeners[1:]
+    if ssl_context is None:
+        return listeners
+    return [trio.SSLListener(listener, ssl_context, https_compatible=True) for listener in listeners]
+
+
+_TOO_MANY_TEXT: Final = "this server has as many connections as it can take: try again later\n"
+_TOO_MANY: Final = (
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+    f"Content-Length: {len(_TOO_MANY_TEXT)}\r\n\r\n{_TOO_MANY_TEXT}"
+).encode()
+
+
+# What both need -------------------------------------------------------------------------------------------------------
 
 
 class _GuardedReader:
     """Stands in for the nursery that the library starts its reader task in, and keeps that task's errors.
 
-    The library's reader raises what it likes on malformed input, and when it ends early whoever waits for a handshake
-    waits forever: hence `ended`, and `scope`, which is cancelled then.
+    The library's reader raises whatever it likes on malformed input. And if it ends early, whoever waits for a handshake
+    waits forever; so `handshake_scope` is cancelled then.
     """
 
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-        self.ended = trio.Event()
-        self.handshake_scope = trio.CancelScope()
-        self.error: Exception | None = None
-
-    def start_soon(self, task: Callable[..., Awaitable[None]], *args: Any, name: object = None) -> None:
-        self._nursery.start_soon(self._run, task, args, name=name or "websocket reader")
-
-    async def _run(self, task: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
+    def __init__(self, nursery: trio.Nursery, stream: _Stream) -> None:
         try:
-            await task(*args)
-        except Exception as error:  # noqa: BLE001
+            self.remote = _joined(*_socket_of(stream).getpeername()[:2])
+        except OSError:  # it is gone already, as its reader will find out
+            self.remote = "a vanished peer"
+        self.handshake_scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self.error: Exception | None = None
+        self._scope = trio.CancelScope()
+        self._nursery = nursery
+
+    def start_soon(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        self._nursery.start_soon(self._run, task, args, name=f"websocket reader of {self.remote}")
+
+    def stop(self) -> None:
+        self._scope.cancel()
+
+    async def _run(self, task: Callable[..., Awaitable[None]], args: tuple[object, ...]) -> None:
+        try:
+            with self._scope:
+                await task(*args)
+        except Exception as error:
             self.error = error
         finally:
             self.ended.set()
             self.handshake_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_reader_nursery() -> AsyncGenerator[trio.Nursery, None]:
+    """A nursery for readers. When the block is cancelled they live on, to see the peer's farewell, until it ends.
+
+    What the block raises leaves it as it is, never in a group.
+    """
+    error: BaseException | None = None
+    async with trio.open_nursery() as outer:
+        readers = await outer.start(_hold_nursery_open)
+        try:
+            yield readers
+        except BaseException as raised:
+            error = raised
+        readers.cancel_scope.cancel()
+        outer.cancel_scope.shield = True  # a cancellation that comes now must not take the place of the error
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # or the frame and its traceback would keep each other alive
+
+
+async def _hold_nursery_open(task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.shield = True
+        task_status.started(nursery)
+        await trio.sleep_forever()
+
+
+async def _linger(stream: _Stream) -> None:
+    """Tell the peer that nothing more comes, and throw away what it still sends, until it closes or sent too much."""
+    raw = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+        await raw.send_eof()
+        left = _MAX_LINGER
+        while left > 0 and (data := await raw.receive_some(_RECEIVE_BYTES)):
+            left -= len(data)
+
+
+def _socket_of(layered: Any) -> Any:
+    """The socket below a stream or listener, with or without TLS."""
+    below = getattr(layered, "transport_stream", None) or getattr(layered, "transport_listener", None) or layered
+    return below.socket
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _why(error: BaseException) -> str:
+    """The cause of a network error, in few words. Trio packs the errors of several addresses into a group."""
+    cause = error if isinstance(error, BaseExceptionGroup) else error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        return "; ".join(dict.fromkeys(_why(one) for one in cause.exceptions))
+    if isinstance(cause, OSError):
+        return _why(cause)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
