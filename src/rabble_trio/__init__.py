@@ -78,3 +78,9 @@ from ._process import Snapshot as Snapshot
 from ._service import Service as Service
 from ._supervisor import ChildSpec as ChildSpec
 from ._supervisor import Supervisor as Supervisor
+
+# What is public says that it lives here, so that tracebacks, pickles and the documentation show the name that users import.
+for _public in list(vars().values()):
+    if getattr(_public, "__module__", "").startswith("rabble_trio._"):
+        _public.__module__ = __name__
+del _public
