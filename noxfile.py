@@ -73,4 +73,6 @@ def bench(session: nox.Session) -> None:
     if not os.path.exists(os.path.join(peer, "bin", "python")):
         session.run("python", "-m", "venv", peer)
         session.run(os.path.join(peer, "bin", "python"), "-m", "pip", "install", "-q", "triotp>=0.2.1", external=True)
-    session.run("python", "-m", "benchmarks", *session.posargs, env={"TRIOTP_PYTHON": os.path.join(peer, "bin", "python")})
+    session.run(
+        "python", "-m", "benchmarks", *session.posargs, env={"TRIOTP_PYTHON": os.path.join(peer, "bin", "python")}
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import pkgutil
 import sys
 
 import sphinx.application
@@ -37,9 +37,12 @@ nitpick_ignore_regex = [
     (r"py:obj", r".*"),
     (r"py:.*", r"(?!rabble_trio\.|haret\.)\w+(\..+)"),
     (r"py:class", r"bool|bytes|dict|float|frozenset|int|list|object|set|str|tuple|type"),
-    (r"py:class", r"_?[A-Z]\w?|Any|Callable|Path|Self|Sequence|Mapping|AsyncIterator|Awaitable|Coroutine"),
-    (r"py:exc", r"[A-Z]\w*Error"),
+    # Aliases of types; the docstring where one is used says what it stands for.
+    (r"py:class", r"Factory|Restart|Strategy"),
 ]
+
+NOT_CONSTRUCTED = {"rabble_trio.Node", "rabble_trio.Mailbox"}
+"""Classes whose instances users are given, so that the arguments of the constructor are nobody's business."""
 
 
 def collect_field_docs(app: sphinx.application.Sphinx) -> None:
@@ -49,9 +52,10 @@ def collect_field_docs(app: sphinx.application.Sphinx) -> None:
     class, so what the private files say is added to what is known of their package.
     """
     for package in ("rabble_trio", "haret"):
+        importlib.import_module(package)
         public = ModuleAnalyzer.for_module(package)
         public.analyze()
-        for name in _modules_below(package):
+        for name in sorted(name for name in sys.modules if name.startswith(f"{package}.")):
             private = ModuleAnalyzer.for_module(name)
             private.analyze()
             for key, lines in private.attr_docs.items():
@@ -60,11 +64,14 @@ def collect_field_docs(app: sphinx.application.Sphinx) -> None:
                 public.tagorder.setdefault(key, order)
 
 
-def _modules_below(package: str) -> list[str]:
-    path = sys.modules[package].__path__ if package in sys.modules else __import__(package).__path__
-    return [info.name for info in pkgutil.walk_packages(path, f"{package}.") if not info.name.endswith("__main__")]
+def hide_constructor(
+    app: sphinx.application.Sphinx, what: str, name: str, obj: object, options: object, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """Show no arguments for what users don't construct."""
+    return ("", "") if name in NOT_CONSTRUCTED else None
 
 
 def setup(app: sphinx.application.Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("builder-inited", collect_field_docs)
+    app.connect("autodoc-process-signature", hide_constructor)
