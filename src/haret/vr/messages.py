@@ -10,10 +10,10 @@ Who sends what:
     anybody -> replica    GetReplicaState, answered with ReplicaState
     replica -> observer   ViewChanged
 
-A reply goes to the sender of its request and carries the request's correlation id. An *op* is the number of an entry in
-the log of a group: 1, 2, 3, ...; 0 stands for "none yet". The replica that sent a message between replicas is known from
-the envelope, so the messages don't repeat it. No such message is larger than a frame of the wire: what may be long (the
-log) travels in `Prepare` and `NewState` only, which are cut into bounded pieces.
+A reply goes to the sender of its request and carries the request's correlation id. An *op* is the number of an entry
+in the log of a group: 1, 2, 3, ...; 0 stands for "none yet". The replica that sent a message between replicas is known
+from the envelope, so the messages don't repeat it. No such message is larger than a frame of the wire: what may be long
+(the log) travels in `Prepare` and `NewState` only, which are cut into bounded pieces.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Overloaded:
 
 @message(tag="vr.session_expired")
 class SessionExpired:
-    """The session was closed, or made room for newer ones. Whether earlier requests of it ran can't be told any more."""
+    """The session was closed, or made room for newer ones. Whether its earlier requests ran can't be told any more."""
 
     session: int
     """Its number."""

@@ -1,0 +1,146 @@
+"""A backup in normal operation (section 4.1).
+
+Rules:
+
+1. Entries are appended strictly in the order of their ops. A `Prepare` that leaves a gap is not appended: the backup
+   asks for what it lacks, without leaving normal operation, for the log of its view only ever grows (section 5.2).
+2. Everything the log holds is acknowledged, cumulatively. A `Prepare` that is known already is acknowledged again, and
+   its commit number still counts; so the loss of any one message is made good by the next one.
+3. Only the primary of this view is obeyed. Committed entries are executed in order, without replying.
+
+| message          | what it does                                                                         |
+|------------------|--------------------------------------------------------------------------------------|
+| Prepare, Commit, StartView | this view: rules 1 to 3; a later one: state transfer; an older one: dropped |
+| NewState         | fills the gap, if it answers the outstanding question                                |
+| GetState         | answered, if it is about this view                                                   |
+| StartViewChange  | counted as a wish; of one who has entered a later view: follow                       |
+| DoViewChange     | of a later view: join it                                                             |
+| of a client      | answered with `NotPrimary`, naming the primary                                       |
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rabble_trio import CorrelationId, Outbox, Pid
+
+from ..context import Context
+from ..messages import Commit, DoViewChange, Entry, GetState, NewState, Prepare, PrepareOK, StartView
+from ..transfer import Question
+from .base import Transition
+from .waiting import Waiting
+
+
+class Backup(Waiting):
+    """Status normal, and not primary of the view."""
+
+    status: ClassVar[str] = "normal"
+
+    __slots__ = ("_gap", "_leader")
+
+    def __init__(self, ctx: Context, commit: int) -> None:
+        super().__init__(ctx)
+        self._leader = ctx.configuration.primary(ctx.view)
+        self._gap: Question | None = None
+        ctx.execute_to(commit)
+        self.handlers |= {
+            Prepare: self.on_prepare,
+            Commit: self.on_commit,
+            StartView: self.on_start_view,
+            NewState: self.on_new_state,
+            GetState: self.on_get_state,
+            DoViewChange: self.on_later_vote,
+        }
+
+    def enter(self, output: Outbox) -> Transition | None:
+        self.ctx.announce(output)
+        self._acknowledge(output)
+        return None
+
+    def tick(self, output: Outbox) -> Transition | None:
+        if self.silence == 0:
+            # All is well here, so the wishes of others that were heard so far are not shared. Whoever still has one
+            # repeats it; kept, it would make a later moment of silence a view change.
+            self.ctx.wishes.clear()
+        if self._gap is not None:
+            self._gap.tick(output)
+        return self.wait(output)
+
+    def primary(self) -> Pid | None:
+        return self._leader
+
+    def _obeys(self, view: int, sender: Pid) -> bool:
+        if view == self.ctx.view and sender == self._leader:
+            self.silence = 0
+            if self.ctx.wishes.mine:
+                self.heard()
+            return True
+        return False
+
+    def _acknowledge(self, output: Outbox) -> None:
+        ctx = self.ctx
+        output.send(self._leader, PrepareOK(ctx.epoch, ctx.view, ctx.log.op))
+
+    def on_prepare(self, message: Prepare, sender: Pid, cid: CorrelationId | None, output: Outbox) -> Transition | None:
+        """Section 4.1, steps 4 and 7."""
+        if not self._obeys(message.view, sender):
+            return self.on_later_view(message, sender, cid, output)
+        ctx, first = self.ctx, message.first
+        log = ctx.log
+        if first <= log.op + 1:
+            self._append_new(first, message.entries)
+            self._acknowledge(output)
+        else:
+            self._ask(output)
+        if message.commit > ctx.commit:
+            ctx.execute_to(message.commit)
+        return None
+
+    def on_commit(self, message: Commit, sender: Pid, cid: CorrelationId | None, output: Outbox) -> Transition | None:
+        """The primary lives. What it has and this replica has not was lost on the way."""
+        if not self._obeys(message.view, sender):
+            return self.on_later_view(message, sender, cid, output)
+        if message.op > self.ctx.log.op:
+            self._ask(output)
+        if message.op > message.commit:
+            self._acknowledge(output)
+        self.ctx.execute_to(message.commit)
+        return None
+
+    def on_start_view(
+        self, message: StartView, sender: Pid, cid: CorrelationId | None, output: Outbox
+    ) -> Transition | None:
+        """The primary has not heard from this replica in this view."""
+        if not self._obeys(message.view, sender):
+            return self.on_later_view(message, sender, cid, output)
+        self._acknowledge(output)
+        return None
+
+    # --- Filling a gap ---
+
+    def _append_new(self, first: int, entries: tuple[Entry, ...]) -> None:
+        log = self.ctx.log
+        known = log.op + 1 - first
+        if known < len(entries):
+            log.extend(log.op + 1, entries[known:] if known else entries)
+
+    def _ask(self, output: Outbox) -> None:
+        ctx = self.ctx
+        if self._gap is None:
+            ctx.count("gaps")
+            others = tuple(peer for peer in ctx.peers if peer != self._leader)
+            self._gap = Question(ctx, ctx.view, ctx.view, ctx.log.op, (self._leader, *others), output)
+
+    def on_new_state(self, message: NewState, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
+        """Section 5.2, the same view. What arrived meanwhile otherwise is skipped; it is the same."""
+        ctx, gap = self.ctx, self._gap
+        if gap is None or not gap.answered_by(message):
+            ctx.count("dropped.stale_new_state")
+            return
+        self._append_new(message.first, message.entries)
+        self._acknowledge(output)
+        ctx.execute_to(message.commit)
+        if message.op > ctx.log.op:
+            gap.ask(ctx.view, ctx.view, ctx.log.op, output)
+        else:
+            self._gap = None

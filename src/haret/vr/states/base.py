@@ -1,0 +1,165 @@
+"""What all states share: how a state handles a message, and how it names its successor.
+
+    recovering                                       (made without memory: silent for ever)
+
+    view 0 begins --> Primary or Backup
+
+    Primary, Backup, StateTransfer, ViewChange  --ToViewChange-->     ViewChange
+    Primary, Backup, StateTransfer, ViewChange  --ToStateTransfer-->  StateTransfer
+    StateTransfer                               --ToBackup-->         Backup
+    ViewChange                                  --ToPrimary-->        Primary
+
+A handler returns the transition to make, or None to stay. Transitions are data, so that no state needs to import
+another. A message that a state has no handler for is dropped and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+from rabble_trio import CorrelationId, Outbox, Pid
+
+from ..context import Context
+from ..messages import (
+    CloseSession,
+    Commit,
+    DoViewChange,
+    GetState,
+    NotPrimary,
+    OpenSession,
+    Prepare,
+    Request,
+    StartView,
+    StartViewChange,
+)
+from ..transfer import answer
+
+
+class ToViewChange(NamedTuple):
+    """Enter the view change to `view`."""
+
+    view: int
+    sender: Pid | None = None
+    """Whose vote for that view arrived already."""
+    vote: DoViewChange | None = None
+    """The vote."""
+
+
+class ToStateTransfer(NamedTuple):
+    """Fetch the log of `view`, which has begun."""
+
+    view: int
+    responder: Pid
+    """Whom to ask first."""
+    after: int
+    """The own log is good up to here."""
+    target: int | None
+    """The op at which the log is complete, if it is known."""
+
+
+class ToBackup(NamedTuple):
+    """Follow the primary of the view whose log was just installed."""
+
+    commit: int
+    """The highest commit number heard."""
+
+
+class ToPrimary(NamedTuple):
+    """Begin the view whose log was just installed."""
+
+    log_view: int
+    """Whose log was chosen."""
+    commit: int
+    """The highest commit number among the votes."""
+
+
+Transition = ToViewChange | ToStateTransfer | ToBackup | ToPrimary
+Handler = Callable[[Any, Pid, CorrelationId | None, Outbox], Transition | None]
+
+
+class State:
+    """A state of a replica. Subclasses add their handlers to `handlers` when they are made."""
+
+    status: ClassVar[str]
+    """As `ReplicaState` shows it."""
+
+    __slots__ = ("ctx", "handlers")
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx = ctx
+        self.handlers: dict[type, Handler] = {
+            OpenSession: self.on_client,
+            CloseSession: self.on_client,
+            Request: self.on_client,
+        }
+
+    def enter(self, output: Outbox) -> Transition | None:
+        """Called once, before the first message."""
+        return None
+
+    def leave(self, output: Outbox) -> None:
+        """Called once, after the last message."""
+
+    def tick(self, output: Outbox) -> Transition | None:
+        """Called every heartbeat."""
+        return None
+
+    def primary(self) -> Pid | None:
+        """Who is primary, as far as this state knows."""
+        return None
+
+    def on_client(self, message: Any, sender: Pid, cid: CorrelationId | None, output: Outbox) -> Transition | None:
+        """A client's message reached a replica that is not primary: tell it who is."""
+        output.send(sender, NotPrimary(self.ctx.epoch, self.ctx.view, self.primary()), cid)
+        return None
+
+    def on_get_state(self, message: GetState, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
+        """A normal replica answers questions about the log of its view (section 5.2)."""
+        if message.view == message.log_view == self.ctx.view:
+            answer(self.ctx, message, sender, output)
+        else:
+            self.ctx.count("dropped.get_state_other_view")
+
+    def on_later_vote(
+        self, message: DoViewChange, sender: Pid, cid: CorrelationId | None, output: Outbox
+    ) -> Transition | None:
+        """Somebody votes for a later view, so a quorum wished for it: join (section 4.2)."""
+        if message.view > self.ctx.view:
+            return ToViewChange(message.view, sender, message)
+        return None
+
+    def on_later_wish(
+        self, message: StartViewChange, sender: Pid, cid: CorrelationId | None, output: Outbox
+    ) -> Transition | None:
+        """A mere wish moves nobody who hears from a quorum; but follow somebody who has entered a later view."""
+        if message.entered > self.ctx.view:
+            self.ctx.wishes.note(sender, message.view)
+            return ToViewChange(message.entered)
+        return None
+
+    def on_later_view(
+        self, message: Prepare | Commit | StartView, sender: Pid, cid: CorrelationId | None, output: Outbox
+    ) -> Transition | None:
+        """The primary of a later view speaks: that view has begun without this replica, so fetch its log (5.2).
+
+        The paper cuts the own log to the commit number and takes the view's number at once. That loses acknowledged
+        entries (defect D1), so here the replica changes nothing until it has the whole log of the view.
+        """
+        ctx = self.ctx
+        if message.view <= ctx.view:
+            ctx.count("dropped.older_view")
+            return None
+        if sender != ctx.configuration.primary(message.view):
+            ctx.count("dropped.not_from_primary")
+            return None
+        return self.fetch_view(message, sender)
+
+    def fetch_view(self, message: Prepare | Commit | StartView, sender: Pid) -> ToStateTransfer:
+        """How much of the own log is good for a view that has begun, and how much there is to get."""
+        ctx = self.ctx
+        if type(message) is StartView and message.log_view == ctx.last_normal_view:
+            # The own log and the one that the view began with are of the same view, so the shorter one is a prefix of
+            # the longer one: only what is missing needs fetching, most often nothing.
+            return ToStateTransfer(message.view, sender, min(ctx.log.op, message.start), message.start)
+        return ToStateTransfer(message.view, sender, ctx.commit, None)
