@@ -17,6 +17,7 @@ The shell is Trio:
     _supervisor  restart strategies, ordered start and stop
     _websocket   the only file that imports trio_websocket
     _cluster     the cluster port and membership
+    _server      websocket servers whose connections are pure state machines
     _node        open_node, which owns it all
 
 Imports run upwards in this list.
@@ -26,16 +27,20 @@ from ._codec import decode as decode
 from ._codec import decode_batch as decode_batch
 from ._codec import encode as encode
 from ._codec import encode_batch as encode_batch
+from ._codec import join_batch as join_batch
 from ._codec import message as message
 from ._errors import ActorDown as ActorDown
 from ._errors import ActorKilled as ActorKilled
 from ._errors import ChildFailed as ChildFailed
 from ._errors import CodecError as CodecError
+from ._errors import ConnectFailed as ConnectFailed
+from ._errors import ConnectionClosed as ConnectionClosed
 from ._errors import DecodeError as DecodeError
 from ._errors import EncodeError as EncodeError
 from ._errors import InsecureAddress as InsecureAddress
 from ._errors import InvalidId as InvalidId
 from ._errors import JournalError as JournalError
+from ._errors import ListenFailed as ListenFailed
 from ._errors import NameInUse as NameInUse
 from ._errors import NodeClosed as NodeClosed
 from ._errors import NotAMessage as NotAMessage
@@ -75,9 +80,17 @@ from ._process import Persist as Persist
 from ._process import Process as Process
 from ._process import Send as Send
 from ._process import Snapshot as Snapshot
+from ._server import ConnectionHandler as ConnectionHandler
+from ._server import ConnectionOutput as ConnectionOutput
+from ._server import RequestLimits as RequestLimits
+from ._server import WebsocketService as WebsocketService
 from ._service import Service as Service
 from ._supervisor import ChildSpec as ChildSpec
 from ._supervisor import Supervisor as Supervisor
+from ._websocket import Connection as Connection
+from ._websocket import ConnectionStatistics as ConnectionStatistics
+from ._websocket import ServerLimits as ServerLimits
+from ._websocket import open_websocket_client as open_websocket_client
 
 # What is public says that it lives here, so that tracebacks, pickles and the documentation show the name that users import.
 for _public in list(vars().values()):

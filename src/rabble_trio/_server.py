@@ -17,19 +17,21 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import trio
 
 from ._codec import decode_batch, encode, join_batch
-from ._errors import ActorDown, CodecError, DecodeError
+from ._errors import ActorDown, ConnectionClosed, DecodeError
 from ._ids import CorrelationId, Pid
 from ._mailbox import Mailbox
 from ._messages import GetMetrics, Metrics
 from ._process import Envelope
 from ._service import Service
-from ._websocket import Connection, ConnectionClosed, ServerLimits, listen_websockets
+from ._websocket import Connection, ServerLimits, address_of, open_listeners, serve_websockets
 
 logger = logging.getLogger("rabble_trio.server")
 
@@ -89,7 +91,7 @@ class ConnectionOutput:
         self.envelopes.append((to, message, 0))
 
     def request(self, to: Pid, message: Any, context: Any = None) -> None:
-        """Send a message to an actor. Its reply comes back to `answered`, or else `failed` is called, with `context`."""
+        """Send a message to an actor. `answered` is called with its reply and `context`, or else `failed` is."""
         number = self._next = self._next + 1
         self.pending[number] = context
         self.envelopes.append((to, message, number))
@@ -120,7 +122,10 @@ class ConnectionHandler:
         """An actor answered a request that was made with this context."""
 
     def failed(self, context: Any, reason: str, output: ConnectionOutput) -> None:
-        """A request will get no reply: its actor is down or full, it took too long, or there are too many of them."""
+        """A request will get no reply: its actor is down or full, it took too long, or there are too many of them.
+
+        What is sent to actors here leaves with the connection's next step, so that failures can't go round in circles.
+        """
 
     def notified(self, message: Any, sender: Pid, output: ConnectionOutput) -> None:
         """An actor sent a message to the server that answers nothing. Every connection gets it."""
@@ -137,19 +142,19 @@ class _Peer:
         self.handler = handler
         self.connection = connection
         self.output = ConnectionOutput()
-        self.deadlines: dict[int, float] = {}  # of pending requests, oldest first
+        self.deadlines: deque[tuple[float, int]] = deque()  # when which request fails; may hold answered ones
         self.outgoing: deque[bytes] = deque()
         self.outgoing_bytes = 0
         self.wake = trio.Event()
         self.scope = trio.CancelScope()
 
 
-class WebsocketServer(Service):
+class WebsocketService(Service):
     """A service that listens for websockets and gives each connection a handler of its own.
 
     `make_handler` takes the peer's address. `on_message(message, sender)` is called once for every message to the
-    server that answers no request, before all connections are notified of it. `address` is "host:port", once it listens.
-    The server answers `GetMetrics`. Raises `ListenFailed` when it can't listen.
+    server that answers no request, before all connections are notified of it. `address` is "host:port", once it
+    listens. The server answers `GetMetrics`. Raises `ListenFailed` when it can't listen.
     """
 
     mailbox_size: ClassVar[int] = 100_000
@@ -183,8 +188,8 @@ class WebsocketServer(Service):
     async def init(self, mailbox: Mailbox) -> None:
         """Bind the port."""
         self._mailbox = mailbox
-        self._listener = await listen_websockets(self._host, self._port)
-        self.address = self._listener.address
+        self._listeners = await open_listeners(self._host, self._port)
+        self.address = address_of(self._listeners)
 
     async def run(self, mailbox: Mailbox) -> None:
         """Serve until asked to shut down; then close all connections."""
@@ -205,7 +210,14 @@ class WebsocketServer(Service):
             nursery.cancel_scope.cancel()
 
     async def _listen(self) -> None:
-        await self._listener.serve(self._serve, subprotocol=self._subprotocol, limits=self._transport_limits)
+        await serve_websockets(
+            self._serve,
+            self._host,
+            self._port,
+            subprotocol=self._subprotocol,
+            limits=self._transport_limits,
+            listeners=self._listeners,
+        )
 
     # ------------------------------------------------------------- one connection
 
@@ -227,18 +239,21 @@ class WebsocketServer(Service):
             self._guarded(peer, peer.handler.closed)
 
     async def _read(self, peer: _Peer) -> None:
+        connection, output = peer.connection, peer.output
         try:
-            with trio.move_on_after(self._limits.first_frame):
-                await self._on_frame(peer, await peer.connection.receive())
-                while peer.output.close_reason is None:
-                    # Patience ends with the first frame; a later one may take as long as it likes.
-                    trio.current_effective_deadline()
-                    break
-            while peer.output.close_reason is None:
-                await self._on_frame(peer, await peer.connection.receive())
+            with trio.move_on_after(self._limits.first_frame) as patience:
+                frame = await connection.receive()
+            if patience.cancelled_caught:
+                self._counts["mute"] += 1
+                output.close(f"nothing was said within {self._limits.first_frame:g} s")
+                peer.wake.set()
+            else:
+                await self._on_frame(peer, frame)
+            while output.close_reason is None:
+                await self._on_frame(peer, await connection.receive())
         except ConnectionClosed:
             return
-        await trio.sleep_forever()  # the writer says goodbye, and ends it
+        await trio.sleep_forever()  # the writer says goodbye, and ends this
 
     async def _on_frame(self, peer: _Peer, frame: bytes) -> None:
         self._counts["frames"] += 1
@@ -247,23 +262,21 @@ class WebsocketServer(Service):
             messages = decode_batch(frame)
         except DecodeError as error:
             self._counts["garbled"] += 1
-            reason = str(error)
-            self._guarded(peer, lambda output: handler.garbled(reason, output))
+            self._guarded(peer, partial(handler.garbled, str(error)))
             return
         self._counts["messages"] += len(messages)
         for start in range(0, len(messages), BUDGET):
-            part = messages[start : start + BUDGET]
-
-            def handle(output: ConnectionOutput, part: list[Any] = part) -> None:
-                for message in part:
-                    if output.close_reason is None:
-                        handler.received(message, output)
-
-            self._guarded(peer, handle)
-            if output.close_reason is not None:
-                return
             if start:
                 await trio.lowlevel.checkpoint()
+            self._guarded(peer, partial(self._hand_over, messages[start : start + BUDGET], handler))
+            if output.close_reason is not None:
+                return
+
+    @staticmethod
+    def _hand_over(messages: list[Any], handler: ConnectionHandler, output: ConnectionOutput) -> None:
+        for message in messages:
+            if output.close_reason is None:
+                handler.received(message, output)
 
     async def _write(self, peer: _Peer) -> None:
         outgoing = peer.outgoing
@@ -322,29 +335,84 @@ class WebsocketServer(Service):
             peer.wake.set()
 
     def _send_envelopes(self, peer: _Peer) -> None:
-        output, pending = peer.output, peer.output.pending
-        send, pid, connection = self._mailbox.send_nowait, self._mailbox.pid, peer.number
-        deadline = trio.current_time() + self._limits.request_timeout
-        failed: list[tuple[int, str]] = []
-        for to, message, number in output.envelopes:
-            if not number:
-                failure = self._try_send(to, message, None)
-            elif len(pending) > self._limits.max_requests and number in pending:
-                failure = f"more than {self._limits.max_requests} requests are unanswered"
-            else:
-                peer.deadlines[number] = deadline
-                failure = None
-                try:
-                    send(to, message, CorrelationId(pid, connection, number))
-                except (trio.WouldBlock, ActorDown) as error:
-                    failure = _said(error)
-            if failure is not None and number:
-                failed.append((number, failure))
-        output.envelopes.clear()
-        if pending and not self._requests_pending.is_set():
+        output, mailbox, limits = peer.output, self._mailbox, self._limits
+        pending, deadlines = output.pending, peer.deadlines
+        envelopes, output.envelopes = output.envelopes, []
+        deadline = trio.current_time() + limits.request_timeout
+        while deadlines and deadlines[0][1] not in pending:
+            deadlines.popleft()
+        for to, message, number in envelopes:
+            failure = None
+            if number:
+                deadlines.append((deadline, number))
+            try:
+                if number and len(deadlines) > limits.max_requests and len(pending) > limits.max_requests:
+                    failure = f"more than {limits.max_requests} requests are unanswered"
+                else:
+                    mailbox.send_nowait(to, message, CorrelationId(mailbox.pid, peer.number, number))
+            except trio.WouldBlock:
+                failure = f"the mailbox of {to} is full"
+            except ActorDown as error:
+                failure = str(error)
+            if failure is not None:
+                self._fail(peer, number, failure)
+        if pending:
             self._requests_pending.set()
-        for number, failure in failed:
-            self._fail(peer, number, failure)
-        if output.envelopes:
-            # A handler answered a failure with another request. What fails again must not come back for ever.
-            self._send_envelopes(peer) if not failed else self._send_once(peer)
+
+    def _fail(self, peer: _Peer, number: int, reason: str) -> None:
+        self._counts["requests failed"] += 1
+        if number in peer.output.pending:
+            peer.handler.failed(peer.output.pending.pop(number), reason, peer.output)
+
+    async def _expire_requests(self) -> None:
+        timeout = self._limits.request_timeout
+        while True:
+            await self._requests_pending.wait()
+            self._requests_pending = trio.Event()
+            await trio.sleep(timeout / 4)
+            now = trio.current_time()
+            for peer in list(self._peers.values()):
+                pending, deadlines = peer.output.pending, peer.deadlines
+                while deadlines and deadlines[0][0] <= now:
+                    _, number = deadlines.popleft()
+                    if number in pending:
+                        self._counts["timeouts"] += 1
+                        self._guarded(peer, partial(self._expire, peer, number))
+                if pending:
+                    self._requests_pending.set()
+
+    def _expire(self, peer: _Peer, number: int, output: ConnectionOutput) -> None:
+        self._fail(peer, number, f"no reply within {self._limits.request_timeout:g} s")
+
+    # ----------------------------------------------------------------- from actors
+
+    def _on_envelope(self, envelope: Envelope) -> None:
+        message, sender, cid = envelope.message, envelope.sender, envelope.correlation_id
+        if cid is None or cid.pid != self._mailbox.pid:
+            self._on_unasked(message, sender, cid)
+            return
+        peer = self._peers.get(cid.connection or 0)
+        if peer is None or cid.request not in peer.output.pending:
+            self._counts["late"] += 1
+            return
+        context = peer.output.pending.pop(cid.request)
+        self._guarded(peer, partial(peer.handler.answered, context, message, sender))
+
+    def _on_unasked(self, message: Any, sender: Pid, cid: CorrelationId | None) -> None:
+        if type(message) is GetMetrics:
+            with suppress(ActorDown, trio.WouldBlock):
+                self._mailbox.send_nowait(sender, self.metrics(), cid)
+            return
+        if self._on_message is not None:
+            self._on_message(message, sender)
+        for peer in list(self._peers.values()):
+            self._guarded(peer, partial(peer.handler.notified, message, sender))
+
+    def metrics(self) -> Metrics:
+        """What the server counted since it started, and what is open now."""
+        gauges = {
+            "open connections": float(len(self._peers)),
+            "pending requests": float(sum(len(peer.output.pending) for peer in self._peers.values())),
+            "bytes waiting": float(sum(peer.outgoing_bytes for peer in self._peers.values())),
+        }
+        return Metrics(dict(self._counts), gauges)

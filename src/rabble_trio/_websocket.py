@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Set
 from contextlib import asynccontextmanager, suppress
@@ -103,6 +104,7 @@ class Connection:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed is not None:
+            await trio.lowlevel.checkpoint()  # a loop around it must not keep all others from running
             raise ConnectionClosed(*self._closed)
         try:
             await self._websocket.send_message(data)
@@ -457,6 +459,7 @@ async def serve_websockets(
     limits: ServerLimits = ServerLimits(),
     allowed_origins: Set[str] = frozenset(),
     ssl_context: ssl.SSLContext | None = None,
+    listeners: list[Any] | None = None,
     task_status: trio.TaskStatus[WebsocketServer] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
     """Listen, and run `handler(connection)` in a task of its own for each connection, until cancelled.
@@ -465,12 +468,15 @@ async def serve_websockets(
     connection is closed with code 1000; when it raises, that is logged and the connection closed with code 1011; when
     the server is cancelled, connections are closed with code 1001, within `CLOSE_TIMEOUT`.
 
+    `listeners`: from `open_listeners`, for who wants to know the port, or that it can't be had, before serving.
+
     `allowed_origins`: values of the `Origin` header that are let in, for example "https://example.org". A request
     without that header is from no browser, and always let in.
 
     Raises `ListenFailed`.
     """
-    listeners = await _listen(host, port, ssl_context)
+    if listeners is None:
+        listeners = await open_listeners(host, port, ssl_context)
     bound_host, bound_port = _socket_of(listeners[0]).getsockname()[:2]
     async with _open_reader_nursery() as readers:
         server = WebsocketServer(handler, bound_host, bound_port, subprotocol, limits, allowed_origins, readers)
@@ -487,7 +493,8 @@ async def serve_websockets(
     raise AssertionError("serve_listeners never returns")
 
 
-async def _listen(host: str, port: int, ssl_context: ssl.SSLContext | None) -> list[Any]:
+async def open_listeners(host: str, port: int, ssl_context: ssl.SSLContext | None = None) -> list[Any]:
+    """Bind a port, for `serve_websockets`. Port 0 picks a free one; see `address_of`. Raises `ListenFailed`."""
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except (OSError, ValueError, OverflowError) as error:
@@ -500,6 +507,11 @@ async def _listen(host: str, port: int, ssl_context: ssl.SSLContext | None) -> l
     if ssl_context is None:
         return listeners
     return [trio.SSLListener(listener, ssl_context, https_compatible=True) for listener in listeners]
+
+
+def address_of(listeners: list[Any]) -> str:
+    """ "host:port" that the listeners are bound to."""
+    return _joined(*_socket_of(listeners[0]).getsockname()[:2])
 
 
 _TOO_MANY_TEXT: Final = "this server has as many connections as it can take: try again later\n"
@@ -603,6 +615,8 @@ def _why(error: BaseException) -> str:
         return "; ".join(dict.fromkeys(_why(one) for one in cause.exceptions))
     if isinstance(cause, OSError):
         return _why(cause)
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    if isinstance(error, OSError) and error.strerror:  # of resolving a name
         return error.strerror
     return str(error) or type(error).__name__

@@ -85,8 +85,28 @@ class Replica:
 
     pid: Pid
     """Its pid."""
-    state: dict[str, str]
-    """By name (status, epoch, view, op, commit, ...), as text to read."""
+    status: str
+    """"normal", "view-change", "state-transfer" or "recovering"."""
+    epoch: int
+    """Number of its configuration."""
+    view: int
+    """Its view."""
+    primary: Pid | None
+    """Who is primary in its view; None unless its status is normal."""
+    op: int
+    """The newest operation in its log."""
+    commit: int
+    """The newest operation that it knows to be committed; it has executed all up to it."""
+    log_start: int
+    """The operation before the first one in its log."""
+    last_normal_view: int
+    """The last view in which its status was normal."""
+    replicas: tuple[Pid, ...]
+    """The group, in the order in which its members become primary."""
+    sessions: int
+    """Client sessions that are open."""
+    digest: bytes
+    """Of its tree; equal on all replicas with an equal `commit`."""
 
 
 @message(tag="haret.admin.get_primary")

@@ -1,0 +1,155 @@
+"""One connection of the client port, as a pure state machine. The protocol is described in `haret.protocol.api`.
+
+Rules:
+
+1. A connection serves one namespace, and one session at a time.
+2. An operation is decoded and checked before it is sent to the primary, for what reaches a log can't be refused any more.
+3. Every `Enter` and `Submit` is answered. When the primary is unknown, down, replaced, full or silent, the answer is
+   `Retry`, at once; and `Ready` follows as soon as a primary is known again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from haret.backend import Refusal, admit
+from haret.protocol import (
+    API,
+    CLIENT_ID_BYTES,
+    BadRequest,
+    Enter,
+    Entered,
+    Expired,
+    GetNamespaceNames,
+    Leave,
+    NamespaceNames,
+    Ready,
+    Result,
+    Retry,
+    Submit,
+    UnknownNamespace,
+)
+from haret.vr import messages as vr
+from rabble_trio import ConnectionOutput, NodeId, Pid, encode
+
+from .directory import Directory, Entry, PrimaryChanged
+from .greeting import GreetedConnection
+
+_ENTER = 0  # the context of OpenSession; a Submit's is its number, from 1
+
+
+class ApiConnection(GreetedConnection):
+    """See the rules at the top of the file."""
+
+    protocol = API
+
+    def __init__(self, node: NodeId, directory: Directory) -> None:
+        super().__init__(node)
+        self._directory = directory
+        self._entry: Entry | None = None
+        self._session = 0
+        self._primary: Pid | None = None
+
+    def handle(self, message: Any, output: ConnectionOutput) -> None:
+        """The client sent a message."""
+        if type(message) is Submit:
+            self._on_submit(message, output)
+            return
+        match message:
+            case Enter():
+                self._on_enter(message, output)
+            case Leave():
+                self._on_leave(output)
+            case GetNamespaceNames():
+                output.reply(NamespaceNames(tuple(entry.name for entry in self._directory)))
+            case _:
+                self.refuse(f"{type(message).__name__} is not a message for this port", output)
+
+    # ---------------------------------------------------------------- sessions
+
+    def _on_enter(self, enter: Enter, output: ConnectionOutput) -> None:
+        if self._entry is not None and self._entry.name != enter.namespace:
+            self.refuse("a connection serves one namespace: open another connection", output)
+            return
+        if len(enter.client) != CLIENT_ID_BYTES or enter.session < 0:
+            self.refuse(f"Enter takes {CLIENT_ID_BYTES} random bytes and a session number, or 0", output)
+            return
+        entry = self._directory.get(enter.namespace)
+        if entry is None:
+            output.reply(UnknownNamespace(enter.namespace))
+            return
+        self._entry = entry
+        self._primary = entry.primary
+        self._session = enter.session
+        if enter.session:
+            # Whether it still exists, the replicas know; they say so in answer to the first request.
+            output.reply(Entered(enter.session))
+        elif self._primary is None:
+            output.reply(Retry(_ENTER, f"{entry.name} has no primary at the moment"))
+        else:
+            output.request(self._primary, vr.OpenSession(enter.client), _ENTER)
+
+    def _on_leave(self, output: ConnectionOutput) -> None:
+        if self._session and self._primary is not None:
+            output.send(self._primary, vr.CloseSession(self._session))
+        self._session = 0
+
+    # ---------------------------------------------------------------- requests
+
+    def _on_submit(self, submit: Submit, output: ConnectionOutput) -> None:
+        number, session = submit.number, self._session
+        if not session or self._entry is None:
+            self.refuse("Submit before Entered", output)
+            return
+        operation = submit.operation
+        admitted = admit(operation)
+        if type(admitted) is Refusal:
+            self._reply_refusal(number, admitted.encoded, output)
+        elif self._primary is None:
+            output.reply(Retry(number, f"{self._entry.name} has no primary at the moment"))
+        else:
+            output.request(self._primary, vr.Request(session, number, submit.lowest, operation), number)
+
+    def _reply_refusal(self, number: int, error: bytes, output: ConnectionOutput) -> None:
+        entry = self._entry
+        assert entry is not None
+        output.reply(Result(number, 0, entry.epoch, max(0, entry.view), error))
+
+    # ----------------------------------------------------------------- answers
+
+    def answered(self, context: Any, message: Any, sender: Pid, output: ConnectionOutput) -> None:
+        """A replica answered."""
+        if type(message) is vr.Reply:
+            output.reply(Result(context, message.op, message.epoch, message.view, message.result))
+            return
+        match message:
+            case vr.SessionOpened(session=session):
+                self._session = session
+                output.reply(Entered(session))
+            case vr.NotPrimary():
+                output.reply(Retry(context, f"{sender} is not primary"))
+            case vr.Overloaded():
+                output.reply(Retry(context, f"{sender} is overloaded"))
+            case vr.SessionExpired(session=session):
+                # The same is true of all that was submitted in it.
+                output.forget_requests()
+                self._session = 0
+                output.reply(Expired(session))
+            case vr.InvalidRequest(reason=reason) if context != _ENTER:
+                self._reply_refusal(context, encode(BadRequest(reason)), output)
+            case _:
+                output.reply(Retry(context, f"{sender} answered {type(message).__name__}"))
+
+    def failed(self, context: Any, reason: str, output: ConnectionOutput) -> None:
+        """No replica will answer."""
+        output.reply(Retry(context, reason))
+
+    def notified(self, message: Any, sender: Pid, output: ConnectionOutput) -> None:
+        """Some namespace has another primary, or none."""
+        if self._entry is None or type(message) is not PrimaryChanged or message.namespace != self._entry.name:
+            return
+        self._primary = self._entry.primary
+        for context in output.forget_requests():
+            output.reply(Retry(context, f"the primary of {message.namespace} changed"))
+        if self._primary is not None:
+            output.reply(Ready())
