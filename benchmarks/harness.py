@@ -71,12 +71,14 @@ def triotp_rate(measure: str, scenario: str, count: int) -> list[Row]:
     script = pathlib.Path(__file__).parent / "peers" / "triotp_peer.py"
 
     def body() -> Timed:
-        done = subprocess.run([python, "-I", script, scenario, str(count)], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"the triotp peer failed at {scenario}:\n{done.stderr}")
+        done = subprocess.run([python, "-I", script, scenario, str(count)], capture_output=True, text=True, check=True)
         return Timed(**json.loads(done.stdout))
 
-    return [rate(measure, "triotp", body)]
+    try:
+        return [rate(measure, "triotp", body)]
+    except subprocess.CalledProcessError as error:
+        print(f"  triotp left out, its old Trio may not know this Python: {error.stderr.strip().splitlines()[-1]}")
+        return []
 
 
 def table(rows: Iterable[Row]) -> str:

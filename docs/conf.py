@@ -41,7 +41,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"Factory|Restart|Strategy"),
 ]
 
-NOT_CONSTRUCTED = {"rabble_trio.Node", "rabble_trio.Mailbox"}
+NOT_CONSTRUCTED = {"rabble_trio.Node", "rabble_trio.Mailbox", "rabble_trio.Connection"}
 """Classes whose instances users are given, so that the arguments of the constructor are nobody's business."""
 
 
