@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rabble_trio._codec import message
+from rabble_trio import message
 
 from .limits import DEFAULT_PAGE
 

@@ -13,8 +13,7 @@ The rules that hold between any two messages, and are checked whenever a replica
 
 from __future__ import annotations
 
-from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rabble_trio import Outbox, Pid
 
@@ -24,6 +23,9 @@ from .log import Log
 from .messages import Entry, ViewChanged
 from .quorum import Wishes
 from .violation import check
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 class Context:

@@ -7,8 +7,7 @@ successor. What nobody wants is dropped and counted, never an error: the network
 
 from __future__ import annotations
 
-from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rabble_trio import CorrelationId, GetMetrics, Metrics, Outbox, Pid, Process, Timeout
 
@@ -33,6 +32,9 @@ from .states.recovering import Recovering
 from .states.state_transfer import StateTransfer
 from .states.view_change import ViewChange
 from .violation import check
+
+if TYPE_CHECKING:
+    from random import Random
 
 TICK: Final = 1
 """The connection number in the correlation id of the heartbeat timer, the only timer of a replica."""
