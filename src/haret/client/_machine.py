@@ -117,6 +117,7 @@ class Machine:
         self.outgoing: list[Any] = []
         self.finished: list[tuple[Call, Result | errors.HaretError]] = []
         self.broken: str | None = None  # why the owner should drop the connection
+        self.alarm = False  # set when `next_time` may have become earlier
         self.answers: dict[str, str] = {}  # what each endpoint answered last, when it did not help
         self.session = 0
         self.in_flight: dict[int, Call] = {}
@@ -161,6 +162,7 @@ class Machine:
         self._heard_at = now
         self._resume_at = None
         self.broken = None
+        self.alarm = True
         self.outgoing = [Hello(API, VERSION)]
         self._advance(now)
 
@@ -175,16 +177,24 @@ class Machine:
         for call in [call for call in self.in_flight.values() if call.abandoned]:
             del self.in_flight[call.number]
 
-    def leave(self) -> None:
-        """No more calls will come: say goodbye, if there is anybody to say it to."""
-        if self._phase == "entered":
+    def leave(self) -> bool:
+        """No more calls will come: say goodbye, if there is anybody to say it to. Tells whether there was."""
+        entered = self._phase == "entered"
+        if entered:
             self.outgoing.append(Leave())
+        return entered
+
+    def close(self, error: errors.HaretError) -> None:
+        """Nothing will happen any more: all calls fail."""
+        self._fail_all(error)
 
     # ------------------------------------------------------------------ calls
 
     def call(self, operation: bytes, now: float) -> Call:
         """Somebody wants this operation executed."""
         call = Call(operation, now)
+        if not self.queue and not self.in_flight:
+            self.alarm = True
         self.queue.append(call)
         self._advance(now)
         return call
@@ -304,6 +314,7 @@ class Machine:
                 del self.in_flight[number]
         if self._resume_at is None:
             self._resume_at = now + self._backoff.pause()
+            self.alarm = True
 
     def _on_expired(self, session: int) -> None:
         if session != self.session:
@@ -315,12 +326,16 @@ class Machine:
         self._forget_session()
 
     def _on_unknown_namespace(self, error: UnknownNamespace) -> None:
+        self._fail_all(errors.UnknownNamespace(error.namespace))
+        self._forget_session()
+
+    def _fail_all(self, error: errors.HaretError) -> None:
         for call in (*self.in_flight.values(), *self.queue):
             if not call.abandoned:
-                self._finish(call, errors.UnknownNamespace(error.namespace))
+                # One exception for each: tracebacks of several tasks would pile up on a shared one.
+                self._finish(call, type(error)(*error.args))
         self.in_flight.clear()
         self.queue.clear()
-        self._forget_session()
 
     def _forget_session(self) -> None:
         self.session = 0

@@ -1,0 +1,160 @@
+"""`open_admin`: questions to the admin port of one node."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import outcome
+import trio
+
+from haret import protocol
+from haret.errors import Unavailable, error_from_value
+from haret.protocol import ADMIN, AdminRequest, Answer, Ask, Refused
+from rabble_trio import (
+    ClusterStatus,
+    ConnectFailed,
+    Connection,
+    ConnectionClosed,
+    DecodeError,
+    ExecutorStatus,
+    Metrics,
+    Pid,
+    decode_batch,
+)
+
+from ._transport import frames, greet, open_connection
+
+_T = TypeVar("_T")
+
+
+class Admin:
+    """A connection to the admin port of one node; `open_admin` makes it.
+
+    Methods raise `HaretError`: what the node answered (`UnknownNamespace`, `NamespaceExists`, `NotEnoughReplicas`,
+    `UnknownActor`, `BadRequest`, `Unanswered`), or `Unavailable` when the connection is lost. There is no reconnecting.
+    """
+
+    def __init__(self, connection: Connection, endpoint: str) -> None:
+        self._connection = connection
+        self._endpoint = endpoint
+        self._waiting: dict[int, trio.lowlevel.Task] = {}
+        self._number = 0
+        self._lost: str | None = None
+
+    async def config(self) -> protocol.Config:
+        """How the node is configured."""
+        return await self._ask(protocol.GetConfig(), protocol.Config)
+
+    async def create_namespace(self, name: str, replicas: Iterable[str | Pid]) -> protocol.Namespace:
+        """Start a group of replicas, and wait until it has a primary.
+
+        `replicas`: "r1::node1@127.0.0.1:5000", with or without the namespace as its group in front; at least three,
+        all on the node that is asked. Raises `rabble_trio.InvalidId` for what is no pid.
+        """
+        pids = tuple(pid if isinstance(pid, Pid) else Pid.parse(pid) for pid in replicas)
+        return await self._ask(protocol.CreateNamespace(name, pids), protocol.Namespace)
+
+    async def namespaces(self) -> tuple[protocol.Namespace, ...]:
+        """All namespaces, sorted by name."""
+        return (await self._ask(protocol.ListNamespaces(), protocol.Namespaces)).namespaces
+
+    async def replica(self, pid: str | Pid) -> protocol.Replica:
+        """The state of a replica, "namespace::name::node", from itself."""
+        return await self._ask(protocol.GetReplica(_pid(pid)), protocol.Replica)
+
+    async def primary(self, namespace: str) -> Pid | None:
+        """Who leads a namespace; None while nobody does."""
+        return (await self._ask(protocol.GetPrimary(namespace), protocol.Primary)).primary
+
+    async def crash(self, pid: str | Pid) -> None:
+        """Make a replica fail as if by a bug of its own; for tests and demonstrations."""
+        await self._ask(protocol.Crash(_pid(pid)), protocol.Done)
+
+    async def cluster_status(self) -> ClusterStatus:
+        """Who is in the cluster."""
+        return await self._ask(protocol.GetClusterStatus(), ClusterStatus)
+
+    async def executor_status(self) -> ExecutorStatus:
+        """What runs on the node."""
+        return await self._ask(protocol.GetExecutorStatus(), ExecutorStatus)
+
+    async def metrics(self, pid: str | Pid) -> Metrics:
+        """What an actor counts: a replica, "rabble::executor::NODE", "haret::api::NODE", ..."""
+        return await self._ask(protocol.GetMetricsOf(_pid(pid)), Metrics)
+
+    async def _ask(self, request: AdminRequest, expected: type[_T]) -> _T:
+        self._number += 1
+        number = self._number
+        if self._lost is None:
+            try:
+                await self._connection.send(next(frames([Ask(number, request)])))
+            except ConnectionClosed as error:
+                self._lose(str(error))
+        if self._lost is not None:
+            raise self._unavailable()
+        self._waiting[number] = trio.lowlevel.current_task()
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            del self._waiting[number]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        reply = await trio.lowlevel.wait_task_rescheduled(abort)
+        if isinstance(reply, expected):
+            return reply
+        answer = f"{self._endpoint} answered with {type(reply).__name__}"
+        raise error_from_value(reply) or Unavailable(answer, (), True)
+
+    async def _receive(self) -> None:
+        try:
+            while True:
+                for message in decode_batch(await self._connection.receive()):
+                    match message:
+                        case Answer(id=number, reply=reply):
+                            task = self._waiting.pop(number, None)
+                            if task is not None:
+                                trio.lowlevel.reschedule(task, outcome.Value(reply))
+                        case Refused(reason=reason):
+                            self._lose(reason)
+        except (ConnectionClosed, DecodeError) as error:
+            self._lose(str(error))
+
+    def _lose(self, reason: str) -> None:
+        self._lost = self._lost or reason
+        waiting, self._waiting = self._waiting, {}
+        for task in waiting.values():
+            trio.lowlevel.reschedule(task, outcome.Error(self._unavailable()))
+
+    def _unavailable(self) -> Unavailable:
+        return Unavailable("the connection to the admin port is lost", ((self._endpoint, self._lost or ""),), True)
+
+
+@asynccontextmanager
+async def open_admin(endpoint: str) -> AsyncIterator[Admin]:
+    """Connect to the admin port of a node, "host:port", for the length of an `async with`.
+
+    Raises `Unavailable` if nobody, or somebody else, is there, and `ConfigError` if it is no endpoint. What the block
+    raises leaves it as it is.
+    """
+    failure: BaseException | None = None
+    try:
+        async with open_connection(endpoint, ADMIN) as connection:
+            await greet(connection, ADMIN, endpoint)
+            admin = Admin(connection, endpoint)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(admin._receive)
+                try:
+                    yield admin
+                except BaseException as error:
+                    failure = error
+                nursery.cancel_scope.cancel()
+                nursery.cancel_scope.shield = failure is not None
+    except ConnectFailed as error:
+        raise Unavailable("can't reach the admin port", ((endpoint, error.reason),), False) from None
+    if failure is not None:
+        raise failure
+
+
+def _pid(pid: str | Pid) -> Pid:
+    return pid if isinstance(pid, Pid) else Pid.parse(pid)
