@@ -76,26 +76,22 @@ def message(cls: Any = None, /, *, tag: str | None = None) -> Any:
 
 
 def encode(message: Any, *, max_size: int = MAX_MESSAGE_SIZE) -> bytes:
-    """The bytes of a message. Equal messages give equal bytes.
+    """The bytes of a message. In which order a dict or a set in it was built makes no difference.
 
     Raises `NotAMessage` if its class is not decorated with `message`, and `EncodeError` if a field holds what its
     annotation does not allow, or the result exceeds `max_size` bytes.
     """
     encoder = ENCODERS.get(type(message))
     if encoder is None:
-        raise not_a_message(message)
+        raise NotAMessage.of(message)
     try:
-        data: bytes = _pack(encoder(message, MAX_DEPTH))
+        data: bytes = _pack(encoder(message, MAX_DEPTH - 1))
     except (Mismatch, ValueError, OverflowError, RecursionError) as error:
         _raise_encode_error(message, error)
     if len(data) > max_size:
+        _forget_large_buffer()
         raise EncodeError(f"{type(message).__name__} takes {len(data)} bytes, more than the {max_size} allowed")
     return data
-
-
-def not_a_message(value: object) -> NotAMessage:
-    """The error for an object that is no message, for whoever was asked to send or encode it."""
-    return NotAMessage(f"{type(value).__name__} is not a message: decorate its class with @rabble_trio.message")
 
 
 def decode(data: bytes, *, max_size: int = MAX_MESSAGE_SIZE) -> Any:
@@ -149,11 +145,15 @@ def decode_batch(data: bytes, *, max_size: int = MAX_MESSAGE_SIZE) -> list[Any]:
 
 # Bytes and plain values -----------------------------------------------------------------------------------------------
 
-_pack = msgpack.Packer(use_bin_type=True).pack  # one for all: making a Packer costs more than packing a message
+_pack = msgpack.Packer().pack  # one for all: making a Packer costs more than packing a message
 _array_header = msgpack.Packer().pack_array_header
+_idle_walkers: list[Any] = []  # taking one out of a list is safe in any thread, which sharing one is not
 
 
-_walkers: list[Any] = []  # idle ones; taking one out of a list is safe in any thread
+def _forget_large_buffer() -> None:
+    """A Packer keeps its buffer, as large as the largest message ever was."""
+    global _pack  # noqa: PLW0603
+    _pack = msgpack.Packer().pack
 
 
 def _unpack(data: bytes, max_size: int) -> Any:
@@ -164,7 +164,10 @@ def _unpack(data: bytes, max_size: int) -> Any:
     try:
         # msgpack makes room for as many elements as an array claims to have, and arrays can be in each other.
         # Skipping makes room for nothing, and fails unless all that was claimed is there.
-        walker = _walkers.pop() if _walkers else msgpack.Unpacker(max_buffer_size=0)
+        try:
+            walker = _idle_walkers.pop()
+        except IndexError:
+            walker = msgpack.Unpacker(max_buffer_size=0)
         walker.feed(data)
         walker.skip()
         plain = msgpack.unpackb(data, use_list=False, max_map_len=0, max_ext_len=0)
@@ -172,12 +175,12 @@ def _unpack(data: bytes, max_size: int) -> Any:
         raise DecodeError(f"incomplete: {len(data)} bytes end in the middle of a value") from None
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise DecodeError(f"not valid msgpack: {type(error).__name__} {error}".rstrip()) from None
-    _walkers.append(walker)  # one that failed may hold leftovers
+    _idle_walkers.append(walker)  # one that failed may hold leftovers
     return plain
 
 
 def _placed(plain: Any, error: Mismatch) -> str:
-    tag = plain[0] if type(plain) is tuple and plain and plain[0] in DECODERS else ""
+    tag = plain[0] if type(plain) is tuple and plain and type(plain[0]) is str and plain[0] in DECODERS else ""
     return f"{tag}{error}" if error.path or tag else error.problem
 
 
@@ -187,7 +190,7 @@ def _raise_encode_error(message: Any, error: Exception) -> NoReturn:
         raise EncodeError(f"{name}{error}") from None
     if isinstance(error, RecursionError):
         raise EncodeError(f"{name}: nested too deeply for the stack that is left") from None
-    plain = ENCODERS[type(message)](message, MAX_DEPTH)
+    plain = ENCODERS[type(message)](message, MAX_DEPTH - 1)
     field = next(
         (field.name for field, value in zip(dataclasses.fields(message), plain[1:], strict=True) if not _fits(value)),
         None,

@@ -549,7 +549,7 @@ _INSTEAD: Final = {
 
 def converter_for(annotation: Any) -> Converter:
     """The converter for an annotation (a type, not a string). Raises `TypeError` if it can't cross the wire."""
-    leaf = _LEAVES.get(annotation) if isinstance(annotation, typing.Hashable) else None
+    leaf = _LEAVES.get(annotation)
     if leaf is not None:
         return leaf
     if isinstance(annotation, typing.NewType):
