@@ -56,6 +56,7 @@ class World:
         self.answered = set()
         self.loss = random.choice([0, 0.02, 0.1])
         self.tick_weight = random.choice([5, 15, 30])
+        self.impatience = random.choice([0, 0.5, 2])
         self.in_order = random.random() < 0.3
 
     def send(self, client: Client, message: object, to: int) -> None:
@@ -133,14 +134,19 @@ class World:
             self.crashes -= 1
 
     def step(self) -> None:
-        actions = [self.deliver, self.tick, self.new_request, self.retry, self.trouble]
-        self.random.choices(actions, [60, self.tick_weight, 8, 5, 1])[0]()
+        actions = [self.deliver, self.tick, self.new_request, self.retry, self.trouble, self.lose_patience]
+        self.random.choices(actions, [60, self.tick_weight, 8, 5, 1, self.impatience])[0]()
         self.read()
         if len(self.network.flying) > MAX_FLYING:
             del self.network.flying[self.random.randrange(MAX_FLYING)]
 
     def tick(self) -> None:
         self.network.tick(self.any())
+
+    def lose_patience(self) -> None:
+        """Some replicas hear nothing for as long as it takes to wish for another view."""
+        for i in self.random.sample(range(self.size), self.random.randint(1, self.size)):
+            self.network.tick(i, 9)
 
     def come_together(self) -> None:
         """Faults stop; clients find the primary and repeat what is unanswered."""
@@ -156,7 +162,8 @@ class World:
                         self.send(client, message, i)
             network.settle()
             self.read()
-            if not any(client.waiting or client.session is None for client in self.clients):
+            busy = any(client.waiting or client.session is None for client in self.clients)
+            if not busy and len(network.primaries()) == 1:
                 break
         network.run(3)
         assert len(network.primaries()) == 1
