@@ -5,7 +5,8 @@ that names a path that is not there answers `DoesNotExist`, one that names a nod
 whose path leads through a leaf `PathMustEndInDirectory`.
 """
 
-from __future__ import annotations
+# Annotations are evaluated at once here, not kept as text: the codec reads them when a class is first used, and by then
+# `haret` has moved the public classes to its own name, where the aliases of this file can't be found.
 
 from typing import Any
 
@@ -230,20 +231,6 @@ class Guard:
     """The version that it must have; 0: nothing may exist there (at "/": nothing was ever written)."""
 
 
-@message(tag="haret.multi_cas")
-class MultiCas:
-    """If all guards hold, do all operations in order; if a guard or an operation fails, nothing at all.
-
-    Answers `MultiResult`, `CasFailed` for the first guard that does not hold, or the error of the first operation that
-    fails. All operations together are one change, with one revision.
-    """
-
-    guards: tuple[Guard, ...]
-    """What must hold before the first operation."""
-    operations: tuple[Operation, ...]
-    """Writes; anything else is `InvalidCas`."""
-
-
 Write = Create | Delete | BlobPut | QueuePush | QueuePop | SetInsert | SetRemove
 """An operation that may stand in a multi-CAS."""
 
@@ -263,6 +250,21 @@ Read = (
     | ListKeys
 )
 """An operation that never changes the tree."""
+
+
+@message(tag="haret.multi_cas")
+class MultiCas:
+    """If all guards hold, do all operations in order; if a guard or an operation fails, nothing at all.
+
+    Answers `MultiResult`, `CasFailed` for the first guard that does not hold, or the error of the first operation that
+    fails. All operations together are one change, with one revision.
+    """
+
+    guards: tuple[Guard, ...]
+    """What must hold before the first operation."""
+    operations: tuple[Write | Read, ...]
+    """Writes. A read is `InvalidCas`."""
+
 
 Operation = Write | Read | MultiCas
 """Anything that `Tree.apply` does."""

@@ -5,7 +5,7 @@ Every result has `value` and `version`. The version of a write is its revision, 
 the node had before.
 """
 
-from __future__ import annotations
+# Annotations are evaluated at once, for the reason given in `operations.py`.
 
 from typing import Any
 

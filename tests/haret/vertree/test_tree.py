@@ -1,0 +1,198 @@
+"""The laws of the tree: digests, structure sharing, and messages that cross the wire."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from haret.vertree import (
+    BlobPut,
+    CannotDeleteRoot,
+    CasFailed,
+    Create,
+    Delete,
+    Directory,
+    DoesNotExist,
+    Error,
+    Guard,
+    InvalidPath,
+    Keys,
+    LimitExceeded,
+    ListKeys,
+    MultiCas,
+    MultiResult,
+    Operation,
+    Outcome,
+    QueuePop,
+    QueuePush,
+    Result,
+    SetInsert,
+    SetRemove,
+    SetResult,
+    SetSubset,
+    SetUnion,
+    Tree,
+    WrongType,
+    is_error,
+    is_write,
+    nodes,
+)
+from rabble_trio._codec import decode, encode
+
+
+def tree_of(*operations: Operation, revision: int | None = None) -> Tree:
+    """The tree after some operations: with revisions 1, 2, ..., or all of one change."""
+    tree = Tree.empty()
+    for number, operation in enumerate(operations, 1):
+        tree, outcome = tree.apply(operation, number if revision is None else revision)
+        assert not is_error(outcome), outcome
+    return tree
+
+
+def contents(tree: Tree) -> bytes:
+    return b"".join(tree.chunks())
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_equal_content_gives_equal_bytes_and_digest_whatever_the_history(seed: int) -> None:
+    order = random.Random(seed)
+    wanted: list[Operation] = [Create(f"/d/{number}", "blob") for number in range(200)]
+    wanted += [SetInsert("/s", b"%d" % number) for number in range(200)]
+    detour: list[Operation] = [Create(f"/d/x{number}", "set") for number in range(200)]
+    detour += [SetInsert("/s", b"x%d" % number) for number in range(200)]
+    undo: list[Operation] = [Delete(f"/d/x{number}") for number in range(200)]
+    undo += [SetRemove("/s", b"x%d" % number) for number in range(200)]
+    queue: list[Operation] = [QueuePush("/q", b"%d" % number) for number in range(100)]
+    mixed = wanted + detour
+    order.shuffle(mixed)
+    order.shuffle(undo)
+    made = [Create("/s", "set"), Create("/q", "queue")]
+    straight = tree_of(*made, *wanted, *queue, revision=7)
+    winding = tree_of(
+        *made, *([QueuePush("/q", b"x")] * 99), *mixed, *undo, *queue, *([QueuePop("/q")] * 99), revision=7
+    )
+    assert contents(straight) == contents(winding)
+    assert straight.digest == winding.digest
+
+
+BASE: list[Operation] = [
+    Create("/a/blob", "blob"),
+    Create("/a/queue", "queue"),
+    Create("/a/set", "set"),
+    BlobPut("/a/blob", b"x"),
+    QueuePush("/a/queue", b"1"),
+    QueuePush("/a/queue", b"2"),
+    SetInsert("/a/set", b"x"),
+    SetInsert("/a/set", b"y"),
+]
+
+
+def test_any_difference_shows_in_the_digest_and_the_bytes() -> None:
+    base = tree_of(*BASE, revision=5)
+    others = [
+        tree_of(*BASE, revision=6),  # the versions alone
+        tree_of(*BASE, BlobPut("/a/blob", b"y"), revision=5),
+        tree_of(*BASE, BlobPut("/a/blob", b""), revision=5),
+        tree_of(*BASE, QueuePop("/a/queue"), revision=5),
+        tree_of(*BASE, QueuePush("/a/queue", b""), revision=5),
+        tree_of(*BASE, QueuePop("/a/queue"), QueuePush("/a/queue", b"1"), revision=5),  # the order alone
+        tree_of(*BASE, SetInsert("/a/set", b""), revision=5),
+        tree_of(*BASE, SetRemove("/a/set", b"x"), revision=5),
+        tree_of(*BASE, Create("/a/b", "directory"), revision=5),
+        tree_of(*BASE, Create("/b", "set"), revision=5),
+        tree_of(*BASE, Create("/b", "queue"), revision=5),
+        tree_of(*BASE, Create("/b", "blob"), revision=5),
+        tree_of(*BASE, Create("/c", "blob"), revision=5),
+        tree_of(*BASE, Delete("/a/set"), revision=5),
+        Tree.empty(),
+    ]
+    assert len({tree.digest for tree in [base, *others]}) == len(others) + 1
+    assert len({contents(tree) for tree in [base, *others]}) == len(others) + 1
+
+
+def test_a_digest_after_one_write_hashes_only_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = tree_of(*(Create(f"/a/b/{number}", "blob") for number in range(20_000)))
+    digest = tree.digest
+    hashes = 0
+    blake2b = nodes.blake2b
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        nonlocal hashes
+        hashes += 1
+        return blake2b(*args, **kwargs)
+
+    monkeypatch.setattr(nodes, "blake2b", counting)
+    written, _ = tree.apply(BlobPut("/a/b/777", b"x"), tree.version + 1)
+    assert written.digest != digest
+    assert 4 <= hashes <= 40
+    hashes = 0
+    assert tree.digest == digest
+    assert hashes == 0
+
+
+def test_trees_share_what_is_not_written() -> None:
+    def reachable(tree: Tree) -> set[int]:
+        return {id(node) for _, node in tree.nodes()}
+
+    tree = tree_of(*(Create(f"/{top}/{number}", "set") for top in "abc" for number in range(1000)))
+    written, _ = tree.apply(SetInsert("/b/500", b"x"), tree.version + 1)
+    assert len(reachable(written) - reachable(tree)) == 3
+    assert written.find("/a") is tree.find("/a")
+
+
+def test_nodes_can_be_looked_at() -> None:
+    tree = tree_of(*BASE)
+    found = tree.find("/a")
+    assert isinstance(found, Directory)
+    assert (found.version, found.children.size) == (8, 3)
+    assert tree.find("/a/no") == DoesNotExist("/a/no")
+    assert isinstance(tree.find("a"), InvalidPath)
+    assert [path for path, _ in tree.nodes()] == ["/", "/a", "/a/blob", "/a/queue", "/a/set"]
+    assert repr(tree) == "<Tree at version 8>"
+
+
+def test_all_operations_of_one_change_may_have_one_revision_one_by_one() -> None:
+    together, outcome = Tree.empty().apply(MultiCas((), tuple(BASE)), 3)  # type: ignore[arg-type]
+    tree, results = Tree.empty(), []
+    for operation in BASE:
+        tree, result = tree.apply(operation, 3)
+        results.append(result)
+    assert outcome == MultiResult(tuple(results), 3)  # type: ignore[arg-type]
+    assert together.digest == tree.digest
+
+
+MESSAGES: list[Operation | Outcome] = [
+    *BASE,
+    SetUnion(("/a", "/b"), (frozenset([b"x"]), frozenset())),
+    SetSubset("/a", frozenset([b"x", b"y"])),
+    SetSubset(frozenset(), "/a"),
+    ListKeys(),
+    ListKeys("/a", after="/a/b", limit=5, recursive=False),
+    MultiCas((Guard("/", 3), Guard("/a", 0)), (BlobPut("/a", b"x"), Delete("/b"))),
+    MultiCas((), (SetUnion(("/a",)), Delete("/"))),
+    *(Result(value, 2**63 - 1) for value in (None, True, False, 0, 1, b"", b"x")),
+    SetResult(frozenset([b"x", b"y"]), 3),
+    Keys((("/", 3, "directory"), ("/a", 2, "blob")), 3, more=True),
+    MultiResult((Result(None, 1), Result(True, 1)), 1),
+    WrongType("/a", "blob", "set"),
+    CasFailed("/a", 1, 2),
+    CannotDeleteRoot(),
+    LimitExceeded("things", 3, 4),
+]
+
+
+@pytest.mark.parametrize("thing", MESSAGES, ids=repr)
+def test_operations_and_outcomes_cross_the_wire(thing: Operation | Outcome) -> None:
+    assert decode(encode(thing)) == thing
+    assert type(getattr(decode(encode(thing)), "value", None)) is type(getattr(thing, "value", None))
+
+
+def test_errors_and_writes_are_told_apart() -> None:
+    errors: list[Error] = [DoesNotExist("/a"), CannotDeleteRoot()]
+    assert all(is_error(error) for error in errors)
+    assert not is_error(Result(None, 1))
+    assert is_write(Delete("/a"))
+    assert is_write(MultiCas((), ()))
+    assert not is_write(ListKeys())
