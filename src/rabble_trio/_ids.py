@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from functools import total_ordering
+from ipaddress import IPv6Address
 from typing import Any, Final
 
 from ._errors import InvalidId
@@ -26,7 +27,7 @@ MAX_ADDR_LENGTH: Final = 261
 """Characters in "host:port": a DNS name is at most 253 long."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,128}\Z")
-_ADDR = re.compile(r"(?P<host>[A-Za-z0-9_.\-]{1,253}|\[[0-9A-Fa-f:.%]{2,60}\]):(?P<port>0|[1-9][0-9]{0,4})\Z")
+_ADDR = re.compile(r"(?P<host>[A-Za-z0-9_.\-]{1,253}|\[(?P<v6>[^\]\s@/]{2,60})\]):(?P<port>0|[1-9][0-9]{0,4})\Z")
 _SHOWN = 80
 _MAX_NUMBER = 2**63 - 1
 
@@ -34,6 +35,14 @@ _MAX_NUMBER = 2**63 - 1
 def _shorten(text: object) -> str:
     shown = repr(text)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return text.isascii() and text.isprintable()
 
 
 def check_name(kind: str, name: object) -> None:
@@ -103,7 +112,7 @@ class NodeId(_Id):
     def __init__(self, name: str, addr: str) -> None:
         check_name("node", name)
         match = _ADDR.match(addr) if isinstance(addr, str) else None
-        if match is None or int(match["port"]) > 65535:
+        if match is None or int(match["port"]) > 65535 or not (match["v6"] is None or _is_ipv6(match["v6"])):
             raise InvalidId(f"{_shorten(addr)} is not a valid address: write host:port, for example 127.0.0.1:5000")
         self._freeze(f"{name}@{addr}", name=name, addr=addr)
 
