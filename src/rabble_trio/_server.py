@@ -41,6 +41,9 @@ BUDGET: Final = 256
 BATCH_BYTES: Final = 256 * 1024
 """Bytes after which a frame of replies is full: what comes behind should not wait for a larger one."""
 
+FAREWELL: Final = 5.0
+"""Seconds that a peer has to read what it was told before its connection ends."""
+
 POLICY_VIOLATION: Final = 1008
 """The close code for a peer that breaks the rules (RFC 6455, section 7.4.1)."""
 
@@ -69,18 +72,21 @@ class RequestLimits:
 class ConnectionOutput:
     """What a handler wants done, as data. A test makes its own and looks at the attributes."""
 
-    __slots__ = ("_next", "close_reason", "envelopes", "pending", "replies")
+    __slots__ = ("_max_requests", "_next", "close_reason", "envelopes", "pending", "refused", "replies")
 
-    def __init__(self) -> None:
+    def __init__(self, max_requests: int = 1024) -> None:
         self.replies: list[Any] = []
         """Messages to the peer, in order."""
         self.envelopes: list[tuple[Pid, Any, int]] = []
         """(receiver, message, request number) to actors; 0 where no reply is expected."""
         self.pending: dict[int, Any] = {}
         """The contexts of requests that have no reply yet, by number."""
+        self.refused: list[Any] = []
+        """The contexts of requests that were one too many."""
         self.close_reason: str | None = None
         """Set once the connection shall end."""
         self._next = 0
+        self._max_requests = max_requests
 
     def reply(self, message: Any) -> None:
         """Send a message to the peer."""
@@ -92,6 +98,9 @@ class ConnectionOutput:
 
     def request(self, to: Pid, message: Any, context: Any = None) -> None:
         """Send a message to an actor. `answered` is called with its reply and `context`, or else `failed` is."""
+        if len(self.pending) >= self._max_requests:
+            self.refused.append(context)
+            return
         number = self._next = self._next + 1
         self.pending[number] = context
         self.envelopes.append((to, message, number))
@@ -137,11 +146,11 @@ class ConnectionHandler:
 class _Peer:
     """What the server keeps of one connection."""
 
-    def __init__(self, number: int, handler: ConnectionHandler, connection: Connection) -> None:
+    def __init__(self, number: int, handler: ConnectionHandler, connection: Connection, max_requests: int) -> None:
         self.number = number
         self.handler = handler
         self.connection = connection
-        self.output = ConnectionOutput()
+        self.output = ConnectionOutput(max_requests)
         self.deadlines: deque[tuple[float, int]] = deque()  # when which request fails; may hold answered ones
         self.outgoing: deque[bytes] = deque()
         self.outgoing_bytes = 0
@@ -152,9 +161,8 @@ class _Peer:
 class WebsocketService(Service):
     """A service that listens for websockets and gives each connection a handler of its own.
 
-    `make_handler` takes the peer's address. `on_message(message, sender)` is called once for every message to the
-    server that answers no request, before all connections are notified of it. `address` is "host:port", once it
-    listens. The server answers `GetMetrics`. Raises `ListenFailed` when it can't listen.
+    `make_handler` takes the peer's address. `address` is "host:port", once it listens. The server answers
+    `GetMetrics`. Raises `ListenFailed` when it can't listen.
     """
 
     mailbox_size: ClassVar[int] = 100_000
@@ -167,7 +175,6 @@ class WebsocketService(Service):
         port: int,
         *,
         subprotocol: str,
-        on_message: Callable[[Any, Pid], None] | None = None,
         limits: RequestLimits | None = None,
         transport_limits: ServerLimits | None = None,
     ) -> None:
@@ -175,7 +182,6 @@ class WebsocketService(Service):
         self._host = host
         self._port = port
         self._subprotocol = subprotocol
-        self._on_message = on_message
         self._limits = limits or RequestLimits()
         self._transport_limits = transport_limits or ServerLimits()
         self._peers: dict[int, _Peer] = {}
@@ -223,7 +229,8 @@ class WebsocketService(Service):
 
     async def _serve(self, connection: Connection) -> None:
         self._numbers += 1
-        peer = _Peer(self._numbers, self._make_handler(connection.remote), connection)
+        handler = self._make_handler(connection.remote)
+        peer = _Peer(self._numbers, handler, connection, self._limits.max_requests)
         self._peers[peer.number] = peer
         self._counts["connections"] += 1
         try:
@@ -246,7 +253,7 @@ class WebsocketService(Service):
             if patience.cancelled_caught:
                 self._counts["mute"] += 1
                 output.close(f"nothing was said within {self._limits.first_frame:g} s")
-                peer.wake.set()
+                self._end(peer)
             else:
                 await self._on_frame(peer, frame)
             while output.close_reason is None:
@@ -288,7 +295,8 @@ class WebsocketService(Service):
                     peer.wake = trio.Event()
                     await peer.wake.wait()
                     continue
-                batch, size = [outgoing.popleft()], 0
+                batch = [outgoing.popleft()]
+                size = len(batch[0])
                 while outgoing and size + len(outgoing[0]) < BATCH_BYTES:
                     size += len(outgoing[0])
                     batch.append(outgoing.popleft())
@@ -312,12 +320,17 @@ class WebsocketService(Service):
             peer.output.envelopes.clear()
             peer.output.replies.clear()
             peer.output.close("internal error: see the server's log")
-            peer.wake.set()
+            self._end(peer)
 
     def _carry_out(self, peer: _Peer) -> None:
         output = peer.output
         if output.envelopes:
             self._send_envelopes(peer)
+        if output.refused:
+            self._counts["requests failed"] += len(output.refused)
+            refused, output.refused = output.refused, []
+            for context in refused:
+                peer.handler.failed(context, f"{self._limits.max_requests} requests are unanswered already", output)
         if output.replies:
             outgoing = peer.outgoing
             for message in output.replies:
@@ -332,13 +345,18 @@ class WebsocketService(Service):
                 self._counts["cut off"] += 1
                 peer.scope.cancel()
         if output.close_reason is not None:
-            peer.wake.set()
+            self._end(peer)
+
+    def _end(self, peer: _Peer) -> None:
+        """Let the writer say what is left to say, for a while."""
+        peer.wake.set()
+        peer.scope.deadline = min(peer.scope.deadline, trio.current_time() + FAREWELL)
 
     def _send_envelopes(self, peer: _Peer) -> None:
-        output, mailbox, limits = peer.output, self._mailbox, self._limits
+        output, mailbox = peer.output, self._mailbox
         pending, deadlines = output.pending, peer.deadlines
         envelopes, output.envelopes = output.envelopes, []
-        deadline = trio.current_time() + limits.request_timeout
+        deadline = trio.current_time() + self._limits.request_timeout
         while deadlines and deadlines[0][1] not in pending:
             deadlines.popleft()
         for to, message, number in envelopes:
@@ -346,10 +364,7 @@ class WebsocketService(Service):
             if number:
                 deadlines.append((deadline, number))
             try:
-                if number and len(deadlines) > limits.max_requests and len(pending) > limits.max_requests:
-                    failure = f"more than {limits.max_requests} requests are unanswered"
-                else:
-                    mailbox.send_nowait(to, message, CorrelationId(mailbox.pid, peer.number, number))
+                mailbox.send_nowait(to, message, CorrelationId(mailbox.pid, peer.number, number))
             except trio.WouldBlock:
                 failure = f"the mailbox of {to} is full"
             except ActorDown as error:
@@ -391,6 +406,8 @@ class WebsocketService(Service):
         if cid is None or cid.pid != self._mailbox.pid:
             self._on_unasked(message, sender, cid)
             return
+        if not cid.request:  # an answer to what expects none
+            return
         peer = self._peers.get(cid.connection or 0)
         if peer is None or cid.request not in peer.output.pending:
             self._counts["late"] += 1
@@ -403,8 +420,6 @@ class WebsocketService(Service):
             with suppress(ActorDown, trio.WouldBlock):
                 self._mailbox.send_nowait(sender, self.metrics(), cid)
             return
-        if self._on_message is not None:
-            self._on_message(message, sender)
         for peer in list(self._peers.values()):
             self._guarded(peer, partial(peer.handler.notified, message, sender))
 
