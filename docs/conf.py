@@ -34,14 +34,22 @@ python_use_unqualified_type_names = True
 # -n makes every reference that leads nowhere an error. Excused are names that other projects document: looking those up
 # would need their inventories, hence the network, at every build.
 nitpick_ignore_regex = [
-    (r"py:obj", r".*"),
+    (r"py:obj", r"(?s).*"),
     (r"py:.*", r"(?!rabble_trio\.|haret\.)\w+(\..+)"),
     (r"py:class", r"bool|bytes|dict|float|frozenset|int|list|object|set|str|tuple|type"),
+    (r"py:class", r"(\w+\.)*_T"),
     # Aliases of types; the docstring where one is used says what it stands for.
     (r"py:class", r"Factory|Restart|Strategy"),
 ]
 
-NOT_CONSTRUCTED = {"rabble_trio.Node", "rabble_trio.Mailbox", "rabble_trio.Connection"}
+NOT_CONSTRUCTED = {
+    "rabble_trio.Node",
+    "rabble_trio.Mailbox",
+    "rabble_trio.Connection",
+    "haret.Client",
+    "haret.Admin",
+    "haret.Server",
+}
 """Classes whose instances users are given, so that the arguments of the constructor are nobody's business."""
 
 

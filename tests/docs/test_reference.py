@@ -30,4 +30,6 @@ def test_every_public_name_is_in_the_reference_once(package: types.ModuleType) -
         for name, value in vars(package).items()
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     )
-    assert sorted(name for name in documented() if name.startswith(f"{package.__name__}.")) == public
+    # Names of submodules are described where a public function returns one; they come on top.
+    described = [name for name in documented() if name.rpartition(".")[0] == package.__name__]
+    assert sorted(described) == public
