@@ -1,14 +1,27 @@
-"""The cluster server: who belongs to the cluster, and the port where other nodes link to this one."""
+"""The cluster server: who belongs to the cluster, and the port where other nodes would link to this one.
+
+A node is a cluster of itself: links between nodes are not there yet. The port is open, with the limits and timeouts of
+every port, and tells who connects that it takes no links.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from ._executor import Executor
-from ._ids import CorrelationId, Pid
+from ._ids import CorrelationId, NodeId, Pid
 from ._messages import ClusterStatus, GetClusterStatus, GetMetrics, Metrics
+from ._websocket import Connection, ServerLimits, address_of, open_listeners, serve_websockets
+
+SUBPROTOCOL: Final = "rabble.link.1"
+"""What a websocket on the cluster port speaks, with the version of the protocol."""
+
+LIMITS: Final = ServerLimits(max_connections=256, idle_timeout=30.0)
+"""A cluster has tens of nodes, and one link between each two."""
+
+_NO_LINKS: Final = 1008  # policy violation, RFC 6455 section 7.4.1
 
 
 class ClusterServer:
@@ -18,16 +31,21 @@ class ClusterServer:
         self._executor: Executor
         self._refused = 0
 
-    async def listen(self, host: str, port: int, *, task_status: trio.TaskStatus[tuple[str, int]]) -> None:
-        """Bind the cluster port, tell its address, and serve it until cancelled. Raises `ListenFailed`."""
-        listeners = await trio.open_tcp_listeners(port, host=host)
-        address = listeners[0].socket.getsockname()
-        task_status.started((address[0], address[1]))
-        await trio.serve_listeners(self._serve, listeners)
+    async def listen(self, node: NodeId, *, task_status: trio.TaskStatus[NodeId]) -> None:
+        """Bind the cluster port, tell the node's id with the port that it got, and serve until cancelled.
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
+        Raises `ListenFailed`.
+        """
+        listeners = await open_listeners(node.host, node.port)
+        bound_port = int(address_of(listeners).rpartition(":")[2])
+        task_status.started(NodeId(node.name, f"{node.addr.rpartition(':')[0]}:{bound_port}"))
+        await serve_websockets(
+            self._refuse, node.host, bound_port, subprotocol=SUBPROTOCOL, limits=LIMITS, listeners=listeners
+        )
+
+    async def _refuse(self, connection: Connection) -> None:
         self._refused += 1
-        await stream.aclose()
+        await connection.aclose(_NO_LINKS, f"{self._executor.node} takes no links from other nodes")
 
     def attach(self, executor: Executor) -> None:
         """Become reachable on this node."""

@@ -225,8 +225,7 @@ async def open_node(
     try:
         async with trio.open_nursery() as nursery:
             cluster = ClusterServer()
-            host, port = await nursery.start(cluster.listen, node_id.host, node_id.port)
-            node_id = NodeId(node_id.name, f"{f'[{host}]' if ':' in host else host}:{port}")
+            node_id = await nursery.start(cluster.listen, node_id)
             executor = Executor(node_id, journal or MemoryJournal())
             cluster.attach(executor)
             actor = Actor(Pid("supervisor", node_id, "rabble"), "supervisor", 0)
