@@ -301,6 +301,8 @@ class Machine:
         self._backoff.reset()
         for call in self.in_flight.values():
             call.parked = True
+        if self._resume_at is None:
+            self._resubmit()
 
     def _on_retry(self, number: int, reason: str, now: float) -> None:
         self.counts["retries"] += 1

@@ -1,0 +1,492 @@
+"""The client's session: every rule by itself, and all of them against a model of the replicas, in any order of events."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from haret import errors
+from haret.client._machine import LONGEST_PAUSE, SILENCE, WINDOW, Backoff, Call, Machine, ProtocolBroken
+from haret.protocol import (
+    API,
+    MAX_IN_FLIGHT,
+    VERSION,
+    Enter,
+    Entered,
+    Expired,
+    Hello,
+    Leave,
+    NamespaceNames,
+    Ready,
+    Redirect,
+    Refused,
+    Result,
+    Retry,
+    Submit,
+    UnknownNamespace,
+    Welcome,
+)
+from rabble_trio import NodeId
+
+NODE = NodeId.parse("n1@127.0.0.1:5000")
+
+
+def make(endpoints: tuple[str, ...] = ("a:1", "b:2"), patience: float = 10.0) -> Machine:
+    return Machine("ns", endpoints, random.Random(1), patience)
+
+
+def take(machine: Machine) -> list[Any]:
+    messages, machine.outgoing = machine.outgoing, []
+    return messages
+
+
+def result(number: int, data: bytes = b"done") -> Result:
+    return Result(number, 100 + number, 0, 0, data)
+
+
+def entered(machine: Machine, session: int = 7) -> Machine:
+    """Connected, with a session, and nothing to do."""
+    machine.connected("a:1", 0.0)
+    call = machine.call(b"first", 0.0)
+    machine.receive([Welcome(NODE), Entered(session)], 0.0)
+    machine.receive([result(call.number)], 0.0)
+    take(machine)
+    machine.finished.clear()
+    return machine
+
+
+def submits(machine: Machine) -> list[tuple[int, int]]:
+    return [(one.number, one.lowest) for one in take(machine) if type(one) is Submit]
+
+
+# ------------------------------------------------------------------------------------------------- entering
+
+
+def test_a_connection_begins_with_hello_and_enters_when_there_is_something_to_do() -> None:
+    machine = make()
+    machine.connected("a:1", 0.0)
+    assert take(machine) == [Hello(API, VERSION)]
+    machine.call(b"x", 0.0)
+    (enter,) = take(machine)
+    assert (enter.namespace, enter.session, len(enter.client)) == ("ns", 0, 16)
+    machine.receive([Welcome(NODE), Entered(7)], 0.1)
+    assert take(machine) == [Submit(1, 1, b"x")]
+
+
+def test_an_opening_that_is_sent_again_carries_the_same_bytes() -> None:
+    machine = make()
+    machine.call(b"x", 0.0)
+    machine.connected("a:1", 0.0)
+    _, first = take(machine)
+    machine.disconnected("lost")
+    machine.connected("b:2", 1.0)
+    _, second = take(machine)
+    assert first == second
+
+
+def test_after_a_reconnect_it_enters_with_its_session_and_submits_again_in_order() -> None:
+    machine = entered(make())
+    for data in (b"a", b"b", b"c"):
+        machine.call(data, 0.0)
+    take(machine)
+    machine.receive([result(3)], 0.0)
+    machine.disconnected("lost")
+    machine.connected("b:2", 1.0)
+    machine.call(b"d", 1.0)
+    _, enter = take(machine)
+    assert enter.session == 7
+    machine.receive([Entered(7)], 1.0)
+    assert take(machine) == [Submit(2, 2, b"a"), Submit(4, 2, b"c"), Submit(5, 2, b"d")]
+
+
+def test_a_session_that_was_not_asked_for_breaks_the_protocol() -> None:
+    machine = entered(make())
+    machine.disconnected("lost")
+    machine.call(b"x", 0.0)
+    machine.connected("a:1", 1.0)
+    with pytest.raises(ProtocolBroken, match="session 8"):
+        machine.receive([Entered(8)], 1.0)
+    with pytest.raises(ProtocolBroken, match="NamespaceNames"):
+        machine.receive([NamespaceNames(())], 1.0)
+
+
+def test_an_unknown_namespace_fails_all_calls_and_later_ones_ask_again() -> None:
+    machine = make()
+    machine.connected("a:1", 0.0)
+    calls = [machine.call(b"x", 0.0), machine.call(b"y", 0.0)]
+    machine.receive([UnknownNamespace("ns")], 0.0)
+    assert [call for call, _ in machine.finished] == calls
+    assert all(type(error) is errors.UnknownNamespace for _, error in machine.finished)
+    assert not machine.waiting
+    take(machine)
+    machine.call(b"z", 1.0)
+    assert [type(one) for one in take(machine)] == [Enter]
+
+
+def test_a_refusal_and_a_redirect_end_the_connection() -> None:
+    machine = make()
+    machine.connected("a:1", 0.0)
+    machine.receive([Refused("wrong version")], 0.0)
+    assert machine.broken == "refused: wrong version"
+    machine.disconnected("closed")
+    assert machine.answers == {"a:1": "refused: wrong version"}
+
+    machine.connected("b:2", 0.0)
+    machine.receive([Redirect("c:3")], 0.0)
+    assert machine.broken is not None
+    machine.disconnected("closed")
+    assert machine.pause_before_connect() == 0.0
+    assert machine.next_endpoint() == "c:3"
+    assert machine.pause_before_connect() > 0.0
+    assert machine.next_endpoint() in {"a:1", "b:2"}
+
+
+def test_endpoints_take_turns() -> None:
+    machine = make()
+    assert [machine.next_endpoint() for _ in range(4)] == ["a:1", "b:2", "a:1", "b:2"]
+
+
+# ---------------------------------------------------------------------------------------- numbers and limits
+
+
+def test_lowest_is_the_lowest_number_without_a_result() -> None:
+    machine = entered(make())
+    for _ in range(3):
+        machine.call(b"x", 0.0)
+    assert submits(machine) == [(2, 2), (3, 2), (4, 2)]
+    machine.receive([result(3)], 0.0)
+    machine.call(b"x", 0.0)
+    assert submits(machine) == [(5, 2)]
+    machine.receive([result(2)], 0.0)
+    machine.call(b"x", 0.0)
+    assert submits(machine) == [(6, 4)]
+
+
+def test_no_more_than_the_limit_are_in_flight() -> None:
+    machine = entered(make())
+    for _ in range(MAX_IN_FLIGHT + 10):
+        machine.call(b"x", 0.0)
+    assert len(submits(machine)) == MAX_IN_FLIGHT
+    machine.receive([result(2), result(3)], 0.0)
+    assert len(submits(machine)) == 2
+
+
+def test_a_number_never_runs_ahead_of_the_lowest_by_more_than_the_window() -> None:
+    machine = entered(make())
+    stuck = machine.call(b"stuck", 0.0)
+    highest = 0
+    for _ in range(2 * WINDOW):
+        machine.call(b"x", 0.0)
+        for number, lowest in submits(machine):
+            highest = number
+            assert number - lowest < WINDOW
+            if number != stuck.number:
+                machine.receive([result(number)], 0.0)
+    assert highest == stuck.number + WINDOW - 1
+    machine.receive([result(stuck.number)], 0.0)
+    assert submits(machine)
+
+
+# ------------------------------------------------------------------------------------------------- retries
+
+
+def test_after_a_retry_nothing_is_sent_until_the_pause_is_over() -> None:
+    machine = entered(make())
+    machine.call(b"x", 0.0)
+    take(machine)
+    machine.receive([Retry(2, "no primary")], 1.0)
+    machine.call(b"y", 1.0)
+    assert take(machine) == []
+    resume = machine.next_time()
+    assert 1.0 < resume < 1.1
+    machine.tick(resume)
+    assert submits(machine) == [(2, 2), (3, 2)]
+
+
+def test_ready_ends_a_pause_at_once() -> None:
+    machine = entered(make())
+    machine.call(b"x", 0.0)
+    take(machine)
+    machine.receive([Ready()], 1.0)
+    assert take(machine) == []
+    machine.receive([Retry(2, "no primary"), Ready()], 1.0)
+    assert submits(machine) == [(2, 2)]
+
+
+def test_pauses_grow_to_a_limit_and_shrink_after_success() -> None:
+    backoff = Backoff(random.Random(3))
+    pauses = [backoff.pause() for _ in range(12)]
+    assert pauses[0] <= 0.02
+    assert LONGEST_PAUSE / 2 <= pauses[-1] <= LONGEST_PAUSE
+    backoff.reset()
+    assert backoff.pause() <= 0.02
+
+
+def test_entering_is_retried_too() -> None:
+    machine = make()
+    machine.connected("a:1", 0.0)
+    machine.call(b"x", 0.0)
+    take(machine)
+    machine.receive([Retry(0, "no primary")], 0.0)
+    assert take(machine) == []
+    machine.receive([Ready()], 0.1)
+    assert [type(one) for one in take(machine)] == [Enter]
+
+
+# ------------------------------------------------------------------------------------- giving up, abandoning
+
+
+def test_a_call_that_was_never_submitted_is_forgotten_when_abandoned() -> None:
+    machine = make()
+    call = machine.call(b"x", 0.0)
+    machine.abandon(call)
+    assert not machine.waiting
+    machine.connected("a:1", 0.0)
+    assert take(machine) == [Hello(API, VERSION)]
+
+
+def test_an_abandoned_call_keeps_its_number_until_it_is_answered() -> None:
+    machine = entered(make())
+    call = machine.call(b"x", 0.0)
+    machine.abandon(call)
+    machine.call(b"y", 0.0)
+    assert submits(machine) == [(2, 2), (3, 2)]
+    machine.receive([result(2)], 0.0)
+    assert machine.finished == []
+    machine.call(b"z", 0.0)
+    assert submits(machine) == [(4, 3)]
+
+
+def test_an_abandoned_call_is_not_sent_again() -> None:
+    machine = entered(make())
+    gone = machine.call(b"x", 0.0)
+    machine.call(b"y", 0.0)
+    machine.abandon(gone)
+    take(machine)
+    machine.disconnected("lost")
+    machine.connected("a:1", 1.0)
+    machine.receive([Entered(7)], 1.0)
+    assert submits(machine) == [(3, 3)]
+
+
+def test_a_call_fails_when_its_patience_is_over_and_says_what_was_tried() -> None:
+    machine = make(patience=5.0)
+    machine.connect_failed("a:1", "connection refused")
+    machine.connect_failed("b:2", "no connection within 3 s")
+    queued = machine.call(b"x", 1.0)
+    assert machine.next_time() == 6.0
+    machine.tick(5.9)
+    assert machine.finished == []
+    machine.tick(6.0)
+    ((call, error),) = machine.finished
+    assert call is queued
+    assert isinstance(error, errors.Unavailable)
+    assert error.tried == (("a:1", "connection refused"), ("b:2", "no connection within 3 s"))
+    assert not error.ambiguous
+    assert "refused" in str(error)
+    assert machine.next_time() == float("inf")
+
+
+def test_a_call_that_was_sent_fails_ambiguously() -> None:
+    machine = entered(make(patience=5.0))
+    machine.call(b"x", 0.0)
+    machine.tick(5.0)
+    ((_, error),) = machine.finished
+    assert isinstance(error, errors.Unavailable)
+    assert error.ambiguous
+
+
+def test_a_silent_connection_is_given_up() -> None:
+    machine = entered(make(patience=100.0))
+    machine.tick(SILENCE + 1)
+    assert machine.broken is None  # nothing was asked, so silence means nothing
+    machine.call(b"x", 50.0)
+    machine.tick(50.0 + SILENCE - 0.1)
+    assert machine.broken is None
+    machine.tick(50.0 + SILENCE)
+    assert machine.broken == "no answer for 8 s"
+
+
+def test_an_expired_session_fails_what_was_sent_and_the_rest_goes_on_in_a_new_one() -> None:
+    machine = entered(make())
+    sent = [machine.call(b"x", 0.0) for _ in range(MAX_IN_FLIGHT)]
+    machine.call(b"queued", 0.0)
+    take(machine)
+    machine.receive([Expired(6)], 0.0)  # of long ago
+    assert machine.finished == []
+    machine.receive([Expired(7)], 0.0)
+    assert [call for call, _ in machine.finished] == sent
+    assert all(isinstance(error, errors.SessionExpired) for _, error in machine.finished)
+    (enter,) = take(machine)
+    assert enter.session == 0
+    machine.receive([Entered(9)], 0.0)
+    assert take(machine) == [Submit(1, 1, b"queued")]
+
+
+def test_leaving() -> None:
+    machine = entered(make())
+    assert machine.leave()
+    assert take(machine) == [Leave()]
+    machine.disconnected("gone")
+    assert not machine.leave()
+
+
+def test_the_list_of_answers_is_bounded() -> None:
+    machine = make()
+    for number in range(1000):
+        machine.connect_failed(f"elsewhere:{number}", "no")
+    assert len(machine.answers) <= 12
+
+
+# --------------------------------------------------------------------------------- against a model of the replicas
+
+
+class ExactlyOnce(RuleBasedStateMachine):
+    """The machine between tasks that come and go, a network that loses connections, and replicas that keep a table."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.now = 0.0
+        self.machine = make(patience=1e9)
+        self.calls: list[Call] = []
+        self.outcomes: dict[int, Any] = {}  # by id of call
+        self.executed: list[bytes] = []
+        self.sessions: dict[int, dict[int, Result]] = {}
+        self.lowest: dict[int, int] = {}
+        self.openings: dict[bytes, int] = {}
+        self.connection = 0
+        self.network: list[tuple[int, Any]] = []  # (connection, message), on the way to the server
+        self.entered: dict[int, int] = {}  # the session that a connection entered
+        self.replies: list[Any] = []  # on the way to the machine
+
+    def flush(self) -> None:
+        self.network += [(self.connection, message) for message in take(self.machine)]
+        for call, outcome in self.machine.finished:
+            assert id(call) not in self.outcomes
+            assert not call.abandoned
+            self.outcomes[id(call)] = outcome
+            if isinstance(outcome, Result):
+                assert outcome.result == call.operation
+        self.machine.finished.clear()
+
+    @rule(count=st.integers(1, 5))
+    def call(self, count: int) -> None:
+        for _ in range(count):
+            self.calls.append(self.machine.call(b"operation %d" % len(self.calls), self.now))
+        self.flush()
+
+    @rule(data=st.data())
+    def abandon(self, data: st.DataObject) -> None:
+        waiting = [call for call in self.calls if id(call) not in self.outcomes and not call.abandoned]
+        if waiting:
+            self.machine.abandon(data.draw(st.sampled_from(waiting)))
+            self.flush()
+
+    @rule()
+    def reconnect(self) -> None:
+        self.machine.disconnected("lost")
+        self.replies.clear()
+        self.connection += 1
+        self.machine.connected("a:1", self.now)
+        self.flush()
+
+    @precondition(lambda self: self.network)
+    @rule(count=st.integers(1, 10), fate=st.sampled_from(["answer", "answer", "answer", "retry", "lose reply"]))
+    def serve(self, count: int, fate: str) -> None:
+        """The server handles what arrived, also what an earlier connection left behind."""
+        for connection, message in self.network[:count]:
+            reply = self.answer(connection, message, fate)
+            if reply is not None and connection == self.connection and fate != "lose reply":
+                self.replies.append(reply)
+        del self.network[:count]
+
+    def answer(self, connection: int, message: Any, fate: str) -> Any:
+        match message:
+            case Hello():
+                return Welcome(NODE)
+            case Enter(session=0) if fate == "retry":
+                return Retry(0, "no primary")
+            case Enter(client=client, session=0):
+                session = self.openings.setdefault(client, 1000 + len(self.openings))
+                if session == 1000 + len(self.openings) - 1 and session not in self.lowest:
+                    self.sessions[session] = {}
+                    self.lowest[session] = 1
+                self.entered[connection] = session
+                return Entered(session)
+            case Enter(session=session):
+                self.entered[connection] = session
+                return Entered(session)
+            case Submit():
+                return self.execute(self.entered[connection], message, fate)
+
+    def execute(self, session: int, submit: Submit, fate: str) -> Any:
+        table = self.sessions.get(session)
+        if fate == "retry":
+            return Retry(submit.number, "no primary")
+        if table is None:
+            return Expired(session)
+        if submit.number < self.lowest[session]:
+            return None  # acknowledged: never executed any more
+        self.lowest[session] = max(self.lowest[session], submit.lowest)
+        for number in [number for number in table if number < self.lowest[session]]:
+            del table[number]
+        if submit.number not in table:
+            self.executed.append(submit.operation)
+            table[submit.number] = Result(submit.number, len(self.executed), 0, 0, submit.operation)
+        return table[submit.number]
+
+    @precondition(lambda self: self.replies)
+    @rule(count=st.integers(1, 10))
+    def deliver(self, count: int) -> None:
+        messages = self.replies[:count]
+        del self.replies[:count]
+        self.machine.receive(messages, self.now)
+        self.flush()
+
+    @rule(seconds=st.floats(0.0, 2.0))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.machine.tick(self.now)
+        self.flush()
+
+    @rule()
+    def ready(self) -> None:
+        self.replies.append(Ready())
+
+    @precondition(lambda self: self.sessions)
+    @rule()
+    def evict(self) -> None:
+        self.sessions.clear()
+
+    @invariant()
+    def nothing_runs_twice(self) -> None:
+        assert len(self.executed) == len(set(self.executed))
+
+    def teardown(self) -> None:
+        """Once all is well for long enough, every call that somebody waits for has its outcome."""
+        for _ in range(60):
+            if not any(id(call) not in self.outcomes and not call.abandoned for call in self.calls):
+                break
+            self.now += 2.0
+            if self.machine.broken or not self.connection:
+                self.reconnect()
+            self.machine.tick(self.now)
+            self.flush()
+            while self.network or self.replies:
+                if self.network:
+                    self.serve(len(self.network), "answer")
+                if self.replies:
+                    self.deliver(len(self.replies))
+        assert all(id(call) in self.outcomes for call in self.calls if not call.abandoned)
+        for call in self.calls:
+            if isinstance(self.outcomes.get(id(call)), Result):
+                assert call.operation in self.executed
+
+
+TestExactlyOnce = ExactlyOnce.TestCase
+TestExactlyOnce.settings = settings(deadline=None, stateful_step_count=60)
