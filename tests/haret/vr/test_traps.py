@@ -306,19 +306,44 @@ def test_d13_an_old_suffix_does_not_survive_in_a_new_view(network, session):
     assert network.log(0) == [b"new"]
 
 
-def test_acknowledgements_of_an_old_view_never_count(network, session):
-    """Section 4.1: R2 acknowledged op 2 of view 0; the op 2 of view 1 is another one."""
-    network.request(0, session, 1, b"old")
-    network.deliver(Prepare, to=2)
-    late = network.hold(PrepareOK, frm=2)
-    network.flying.clear()
+def test_d13_a_new_primary_drops_its_own_old_suffix(network, session):
+    """Section 4.2, step 3: the best log replaces that of the new primary, which may be longer."""
     network.isolate(0)
+    for number in (1, 2, 3):
+        network.request(0, session, number, b"old%d" % number)
     network.run(20)
-    assert network.primaries() == [0, 1]
-    network.isolate(2)
-    commit = network.state(1).commit
-    network.request(1, session, 2, b"new")
-    network.give(1, late[0].message, network.pids[2])
+    network.request(1, session, 4, b"new")
     network.settle()
-    assert network.state(1).commit == commit
+    assert network.replies(4)
+    network.stop(1)
+    network.cut.clear()
+    # R2 was in view 3 with R1 when that stopped; R0, the primary of view 3, follows.
+    network.give(2, StartViewChange(0, 3, 3), network.pids[1])
+    network.settle()
+    assert network.state(0).view == 3
+    assert network.primaries() == [0]
+    network.run(3)
+    network.assert_converged(0, 2)
+    assert network.log(0) == [b"new"]
+
+
+def test_acknowledgements_of_an_old_view_never_count(make_network):
+    """Section 4.1: R1 acknowledged op 2 of view 0; the op 2 of view 2 is another one."""
+    network = make_network(5)
+    network.settle()
+    session = network.open()
+    network.run(1)
+    network.request(0, session, 1, b"old")
+    network.deliver(Prepare, to=1)
+    (late,) = network.hold(PrepareOK, frm=1)
+    network.isolate(0)
+    network.isolate(1)
+    network.run(25)
+    assert network.primaries() == [0, 2]
+    network.isolate(4)
+    network.request(2, session, 2, b"new")
+    assert network.state(2).op == late.message.op == 2
+    network.give(2, late.message, network.pids[1])
+    network.settle()
+    assert network.state(2).commit == 1
     assert network.replies(2) == []
