@@ -1,6 +1,7 @@
 """Websocket connections that carry bytes, for clients and servers: the only file that knows trio_websocket.
 
-trio_websocket does the protocol. What is added here is what a server in a hostile world needs:
+trio_websocket does the protocol, but for plain messages, which `_frames` carries past it. What is added here is what a
+server in a hostile world needs:
 
 1. An error stays where it happens. The library's reader task runs under a guard, so what it raises closes its connection
    and nothing else; a handler that raises loses its connection only. Callers see `ConnectionClosed`, `ConnectFailed` and
@@ -29,6 +30,7 @@ import trio
 import trio_websocket
 
 from ._errors import ConnectFailed, ConnectionClosed, ListenFailed
+from ._frames import RECEIVE_BYTES, Tap
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,6 @@ CLOSE_TIMEOUT: Final = 1.0
 """Seconds for a farewell: to send the close frame and to see the peer's."""
 
 _QUEUE: Final = 4  # messages the library reads ahead; each may take MAX_FRAME
-_RECEIVE_BYTES: Final = 2**16  # per read; the library's 4 KiB would be many reads for a batch
 _MAX_LINGER: Final = 2**24  # bytes that are read and thrown away so that a peer can read why it was refused
 _MAX_REFUSALS: Final = (
     50  # connections beyond the limit that are told so at the same time; more are closed without a word
@@ -83,6 +84,7 @@ class Connection:
         self,
         websocket: trio_websocket.WebSocketConnection,
         stream: _Stream,
+        tap: Tap,
         reader: _GuardedReader,
         idle_timeout: float = math.inf,
     ) -> None:
@@ -90,46 +92,60 @@ class Connection:
         self.path: str = websocket.path or "/"
         self._websocket = websocket
         self._stream = stream
+        self._tap = tap
         self._reader = reader
         self._idle_timeout = idle_timeout
         self._closed: tuple[int, str] | None = None
         self._farewell_possible = True
         self._messages_sent = self._messages_received = self._bytes_sent = self._bytes_received = 0
+        tap.handshake_done()
 
     async def send(self, data: bytes) -> None:
         """Send one message; waits while the peer does not read. Messages of several tasks don't mix.
 
         Cancelling it may leave half a message on the wire, so the connection is of no use afterwards. Raises
-        `ConnectionClosed`.
+        `ConnectionClosed`, and `TypeError` if `data` is not bytes.
         """
+        if not isinstance(data, bytes):
+            raise TypeError(f"a message is bytes, not {type(data).__name__}")
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed is not None:
             await trio.lowlevel.checkpoint()  # a loop around it must not keep all others from running
             raise ConnectionClosed(*self._closed)
+        if self._websocket.closed is not None:
+            raise self._failed(trio.ClosedResourceError())
         try:
-            await self._websocket.send_message(data)
+            await self._tap.send_message(data)
         except trio.Cancelled:
             self._closed = _ABNORMAL, "a send was cancelled midway"
             self._farewell_possible = False
             raise
-        except Exception as error:
-            raise self._failed(error) from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            if self._closed is not None or self._websocket.closed is not None:
+                raise self._failed(error) from None
+            # Why the peer is gone may still be there to receive, so this is not the last word.
+            raise ConnectionClosed(_ABNORMAL, "the peer is gone") from None
         self._messages_sent += 1
         self._bytes_sent += len(data)
 
     async def receive(self) -> bytes:
-        """The next message. A text message closes the connection with code 1003. Raises `ConnectionClosed`."""
+        """The next message. A text message closes the connection with code 1003. Raises `ConnectionClosed`.
+
+        One task at a time may receive. It is a checkpoint, but for messages that came together with the one before.
+        """
         if self._closed is not None:
             await trio.lowlevel.checkpoint()
             raise ConnectionClosed(*self._closed)
         try:
             if self._idle_timeout == math.inf:
-                data = await self._websocket.get_message()
+                data = await self._next_message()
             else:
                 with trio.fail_after(self._idle_timeout):
-                    data = await self._websocket.get_message()
+                    data = await self._next_message()
         except trio.TooSlowError:
             raise await self._close_for(_GOING_AWAY, f"no message for {self._idle_timeout:g} s") from None
+        except trio.BusyResourceError:
+            raise
         except Exception as error:
             raise self._failed(error) from None
         if not isinstance(data, bytes):
@@ -167,8 +183,13 @@ class Connection:
     def __repr__(self) -> str:
         return f"<Connection with {self.remote}{'' if self._closed is None else ', closed'}>"
 
+    async def _next_message(self) -> bytes | str:
+        data = await self._tap.receive_message()
+        return await self._websocket.get_message() if data is None else data
+
     async def _say_goodbye(self, code: int, reason: str) -> None:
         if not self._reader.ended.is_set():
+            self._tap.hand_over()  # so that the library sees the peer's farewell
             await self._websocket.aclose(code, reason or None)
         elif self._websocket.closed is not None and self._websocket.closed.code == _TOO_BIG:
             # The library has sent a close frame and stopped reading. Closing now, with data unread, would make the
@@ -189,6 +210,8 @@ class Connection:
                 self._closed = closed.code, closed.reason or ""
             elif isinstance(error, trio_websocket.ConnectionClosed):
                 self._closed = _PROTOCOL_ERROR, "the peer broke the websocket protocol"
+            elif isinstance(error, trio.BrokenResourceError):
+                self._closed = _ABNORMAL, "the peer is gone"
             else:
                 self._closed = _ABNORMAL, f"{type(error).__name__}: {error}"
         return ConnectionClosed(*self._closed)
@@ -251,20 +274,21 @@ async def _connect(host: str, port: int, ssl_context: ssl.SSLContext | None, add
 async def _ask_for_websocket(
     stream: _Stream, reader: _GuardedReader, address: str, path: str, subprotocol: str, max_frame: int
 ) -> Connection:
+    tap = Tap(stream, client=True, max_frame=max_frame)
     with reader.handshake_scope:
         websocket = await trio_websocket.wrap_client_stream(
             reader,  # type: ignore[arg-type]  # as Trio says of handler_nursery: anything with a start_soon will do
-            stream,
+            tap,  # type: ignore[arg-type]  # any stream will do, and on the server's side the library says so
             address,
             path,
             subprotocols=[subprotocol],
             message_queue_size=_QUEUE,
             max_message_size=max_frame,
-            receive_buffer_size=_RECEIVE_BYTES,
+            receive_buffer_size=RECEIVE_BYTES,
         )
         if websocket.subprotocol != subprotocol:
             raise ConnectFailed(address, f"it speaks {websocket.subprotocol or 'no subprotocol'}, not {subprotocol}")
-        return Connection(websocket, stream, reader)
+        return Connection(websocket, stream, tap, reader)
     error = reader.error
     if isinstance(error, trio_websocket.ConnectionRejected):
         text = (error.body or b"").decode("utf-8", "replace").strip()[:200]
@@ -391,17 +415,18 @@ class WebsocketServer:
         return connection
 
     async def _answer(self, stream: _Stream, reader: _GuardedReader) -> Connection | None:
+        tap = Tap(stream, client=False, max_frame=self._limits.max_frame)
         request = await trio_websocket.wrap_server_stream(
             reader,  # type: ignore[arg-type]  # as Trio says of handler_nursery: anything with a start_soon will do
-            stream,
+            tap,
             message_queue_size=_QUEUE,
             max_message_size=self._limits.max_frame,
-            receive_buffer_size=_RECEIVE_BYTES,
+            receive_buffer_size=RECEIVE_BYTES,
         )
         refusal = self._refusal(request)
         if refusal is None:
             websocket = await request.accept(subprotocol=self._subprotocol)
-            return Connection(websocket, stream, reader, self._limits.idle_timeout)
+            return Connection(websocket, stream, tap, reader, self._limits.idle_timeout)
         status, reason = refusal
         logger.debug("refused %s at %s: %s", reader.remote, self.address, reason)
         self._refused += 1
@@ -594,7 +619,7 @@ async def _linger(stream: _Stream) -> None:
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
         await raw.send_eof()
         left = _MAX_LINGER
-        while left > 0 and (data := await raw.receive_some(_RECEIVE_BYTES)):
+        while left > 0 and (data := await raw.receive_some(RECEIVE_BYTES)):
             left -= len(data)
 
 
