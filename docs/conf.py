@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import pathlib
 import sys
 
 import sphinx.application
 from sphinx.pycode import ModuleAnalyzer
+
+# Extensions of these docs alone.
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "_ext"))
 
 project = "rabble_trio and haret"
 author = "the rabble-trio developers"
 copyright = author
 version = release = importlib.metadata.version("rabble-trio")
 
-extensions = ["sphinx.ext.autodoc", "sphinxcontrib_trio"]
+extensions = ["sphinx.ext.autodoc", "sphinxcontrib_trio", "haret_command"]
 html_theme = "furo"
 html_title = f"rabble_trio and haret {release}"
 exclude_patterns = ["_build"]
@@ -22,6 +26,7 @@ templates_path: list[str] = []
 
 # Docstrings write `Name` for whatever is code: a link where the name is known, plain code where it is not.
 default_role = "obj"
+smartquotes = False  # it would make dashes of the -- in commands
 highlight_language = "python"
 pygments_style = "friendly"
 

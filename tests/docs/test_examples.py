@@ -15,7 +15,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-FILES = sorted(path for path in DOCS.rglob("*.py") if path != DOCS / "conf.py" and "_build" not in path.parts)
+FILES = sorted(path for path in DOCS.glob("[!_]*/*.py"))
 PROGRAMS = [path for path in FILES if not path.name.startswith("test_")]
 TESTS = [path for path in FILES if path.name.startswith("test_")]
 
