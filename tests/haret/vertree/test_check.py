@@ -79,7 +79,7 @@ def test_what_may_succeed_passes(operation: Operation) -> None:
 
 def with_paths(path: str) -> list[Operation]:
     """One operation of every class, and every place for a path in it."""
-    simple = [
+    simple: list[Operation] = [
         cls(path)
         for cls in (
             Delete,
@@ -91,7 +91,7 @@ def with_paths(path: str) -> list[Operation]:
             vertree.QueueLen,
         )
     ]
-    pairs = [
+    pairs: list[Operation] = [
         cls(*operands)
         for cls in (
             vertree.SetIntersection,
@@ -102,8 +102,8 @@ def with_paths(path: str) -> list[Operation]:
         )
         for operands in ((path, frozenset[bytes]()), (frozenset[bytes](), path), (path, path))
     ]
-    values = [cls(path, b"") for cls in (BlobPut, QueuePush, SetInsert, SetRemove, SetContains)]
-    other = [Create(path, "blob"), SetUnion((path,)), ListKeys(path), ListKeys(after=path)]
+    values: list[Operation] = [cls(path, b"") for cls in (BlobPut, QueuePush, SetInsert, SetRemove, SetContains)]
+    other: list[Operation] = [Create(path, "blob"), SetUnion((path,)), ListKeys(path), ListKeys(after=path)]
     cas = [MultiCas((Guard(path, 1),), ()), MultiCas((), (BlobPut(path, b""),))]
     return [*simple, *pairs, *values, *other, *cas]
 

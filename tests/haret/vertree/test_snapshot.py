@@ -228,8 +228,13 @@ def test_the_deepest_tree_is_not_too_deep() -> None:
 
 
 def test_an_announced_length_takes_no_memory() -> None:
-    # An array of four billion entries, a string of 4 GB, and nested arrays that each announce as much as is allowed.
-    bombs = [b"\xdd\xff\xff\xff\xff" * 1000, b"\xc6\xff\xff\xff\xff" * 1000, b"\x94" * 100_000]
+    # Arrays in arrays of a million entries each and of four billion, a string of 4 GB, and as much as is allowed.
+    bombs = [
+        b"\xdd\x00\x0f\xff\xff" * 20,
+        b"\xdd\xff\xff\xff\xff" * 1000,
+        b"\xc6\xff\xff\xff\xff" * 1000,
+        b"\x94" * 100_000,
+    ]
     tracemalloc.start()
     try:
         for bomb in bombs:

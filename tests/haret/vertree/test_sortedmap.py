@@ -66,8 +66,32 @@ def test_it_is_a_dict_that_is_sorted(runs: list[tuple[str, int, int, int]]) -> N
         check_rules(ours)
     kept.append((ours, model))
     for old, old_model in kept:  # the map never changes, so neither do the old ones
+        check_rules(old)
         assert list(old.items()) == sorted(old_model.items())
         assert old.size == len(old_model)
+
+
+@pytest.mark.parametrize("order", ["up", "down", "shuffled"])
+def test_it_grows_and_shrinks_in_any_order(order: str) -> None:
+    keys = list(range(3000))
+    if order == "down":
+        keys.reverse()
+    elif order == "shuffled":
+        random.Random(1).shuffle(keys)
+    ours: SortedMap[int, None] = empty()
+    kept = []
+    for key in keys:
+        kept.append(ours)
+        ours = ours.put(key, None)
+    for key in keys:
+        kept.append(ours)
+        ours = ours.remove(key)
+    for i, old in enumerate([*kept, ours]):
+        expected = keys[:i] if i <= len(keys) else keys[i - len(keys) :]
+        assert old.size == len(expected)
+        if i % 50 == 0:
+            check_rules(old)
+            assert [key for key, _ in old.items()] == sorted(expected)
 
 
 @given(RUNS, st.integers(-1, 3001))

@@ -33,7 +33,7 @@ def tree_of(*operations: Operation) -> Tree:
 
 
 def test_trap_1_a_guard_does_not_hold_for_a_node_that_was_deleted_and_created_anew() -> None:
-    operations = [Create("/a/b", "blob"), Delete("/a/b"), Create("/a/b", "blob")]
+    operations: list[Operation] = [Create("/a/b", "blob"), Delete("/a/b"), Create("/a/b", "blob")]
     seen = tree_of(*operations[:1]).find("/a/b")
     tree = tree_of(*operations)
     cas = MultiCas((Guard("/a/b", seen.version),), (BlobPut("/a/b", b"x"),))  # type: ignore[union-attr]
