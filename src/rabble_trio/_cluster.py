@@ -13,7 +13,8 @@ import trio
 from ._executor import Executor
 from ._ids import CorrelationId, NodeId, Pid
 from ._messages import ClusterStatus, GetClusterStatus, GetMetrics, Metrics
-from ._websocket import Connection, ServerLimits, address_of, open_listeners, serve_websockets
+from ._sockets import address_of, open_listeners
+from ._websocket import Connection, ServerLimits, serve_websockets
 
 SUBPROTOCOL: Final = "rabble.link.1"
 """What a websocket on the cluster port speaks, with the version of the protocol."""

@@ -31,7 +31,8 @@ from ._mailbox import Mailbox
 from ._messages import GetMetrics, Metrics
 from ._process import Envelope
 from ._service import Service
-from ._websocket import Connection, ServerLimits, address_of, open_listeners, serve_websockets
+from ._sockets import address_of, open_listeners
+from ._websocket import Connection, ServerLimits, serve_websockets
 
 logger = logging.getLogger("rabble_trio.server")
 

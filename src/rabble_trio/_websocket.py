@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Set
 from contextlib import asynccontextmanager, suppress
@@ -31,6 +30,7 @@ import trio_websocket
 
 from ._errors import ConnectFailed, ConnectionClosed, ListenFailed
 from ._frames import RECEIVE_BYTES, Tap
+from ._sockets import NetworkStream, address_of, connect, joined, linger, open_listeners, peer_of, why
 
 logger = logging.getLogger(__name__)
 
@@ -41,23 +41,16 @@ CLOSE_TIMEOUT: Final = 1.0
 """Seconds for a farewell: to send the close frame and to see the peer's."""
 
 _QUEUE: Final = 4  # messages the library reads ahead; each may take MAX_FRAME
-_MAX_LINGER: Final = 2**24  # bytes that are read and thrown away so that a peer can read why it was refused
-_MAX_REFUSALS: Final = (
-    50  # connections beyond the limit that are told so at the same time; more are closed without a word
-)
+_MAX_REFUSALS: Final = 50  # newcomers beyond the limit that are told why at a time; more are closed without a word
 
-# Close codes of RFC 6455, section 7.4.1.
-_NORMAL, _GOING_AWAY, _PROTOCOL_ERROR, _UNSUPPORTED, _ABNORMAL, _TOO_BIG, _INTERNAL = (
-    1000,
-    1001,
-    1002,
-    1003,
-    1006,
-    1009,
-    1011,
-)
-
-_Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+# Close codes: RFC 6455, section 7.4.1.
+_NORMAL: Final = 1000
+_GOING_AWAY: Final = 1001
+_PROTOCOL_ERROR: Final = 1002
+_UNSUPPORTED: Final = 1003
+_ABNORMAL: Final = 1006
+_TOO_BIG: Final = 1009
+_INTERNAL: Final = 1011
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +76,7 @@ class Connection:
     def __init__(
         self,
         websocket: trio_websocket.WebSocketConnection,
-        stream: _Stream,
+        stream: NetworkStream,
         tap: Tap,
         reader: _GuardedReader,
         idle_timeout: float = math.inf,
@@ -194,7 +187,7 @@ class Connection:
         elif self._websocket.closed is not None and self._websocket.closed.code == _TOO_BIG:
             # The library has sent a close frame and stopped reading. Closing now, with data unread, would make the
             # kernel reset the connection, and the peer would never learn why.
-            await _linger(self._stream)
+            await linger(self._stream)
 
     async def _close_for(self, code: int, reason: str) -> ConnectionClosed:
         await self.aclose(code, reason)
@@ -238,9 +231,9 @@ async def open_websocket_client(
     Raises `ConnectFailed` if the server can't be reached, does not speak websocket or this subprotocol, or refuses.
     What the block raises leaves it as it is, never in a group.
     """
-    address = _joined(host, port)
+    address = joined(host, port)
     async with _open_reader_nursery() as nursery:
-        stream = await _connect(host, port, ssl_context, address)
+        stream = await connect(host, port, ssl_context, address)
         try:
             reader = _GuardedReader(nursery, stream)
             connection = await _ask_for_websocket(stream, reader, address, path, subprotocol, max_frame)
@@ -253,26 +246,8 @@ async def open_websocket_client(
             await trio.aclose_forcefully(stream)
 
 
-async def _connect(host: str, port: int, ssl_context: ssl.SSLContext | None, address: str) -> _Stream:
-    try:
-        stream = await trio.open_tcp_stream(host, port)
-    except (OSError, ValueError, OverflowError) as error:  # ValueError: a name that can't be a host's
-        raise ConnectFailed(address, _why(error)) from None
-    if ssl_context is None:
-        return stream
-    encrypted = trio.SSLStream(stream, ssl_context, server_hostname=host, https_compatible=True)
-    try:
-        await encrypted.do_handshake()
-    except BaseException as error:
-        await trio.aclose_forcefully(stream)
-        if not isinstance(error, trio.BrokenResourceError):
-            raise
-        raise ConnectFailed(address, f"TLS handshake failed: {error.__cause__ or error}") from None
-    return encrypted
-
-
 async def _ask_for_websocket(
-    stream: _Stream, reader: _GuardedReader, address: str, path: str, subprotocol: str, max_frame: int
+    stream: NetworkStream, reader: _GuardedReader, address: str, path: str, subprotocol: str, max_frame: int
 ) -> Connection:
     tap = Tap(stream, client=True, max_frame=max_frame)
     with reader.handshake_scope:
@@ -294,7 +269,7 @@ async def _ask_for_websocket(
         text = (error.body or b"").decode("utf-8", "replace").strip()[:200]
         raise ConnectFailed(address, f"it answered HTTP {error.status_code}{': ' if text else ''}{text}")
     raise ConnectFailed(
-        address, "it does not speak websocket, or closed the connection" if error is None else _why(error)
+        address, "it does not speak websocket, or closed the connection" if error is None else why(error)
     )
 
 
@@ -338,22 +313,20 @@ class ServerStatistics:
 class WebsocketServer:
     """A running server, as `serve_websockets` tells it to whoever started it.
 
-    `host` and `port` are what it is bound to, `address` is both: "host:port".
+    `address` is what it is bound to, "host:port"; `port` the port alone.
     """
 
     def __init__(
         self,
         handler: Callable[[Connection], Awaitable[object]],
-        host: str,
-        port: int,
+        address: str,
         subprotocol: str,
         limits: ServerLimits,
         allowed_origins: Set[str],
         readers: trio.Nursery,
     ) -> None:
-        self.host = host
-        self.port = port
-        self.address = _joined(host, port)
+        self.address = address
+        self.port = int(address.rpartition(":")[2])
         self._handler = handler
         self._subprotocol = subprotocol
         self._limits = limits
@@ -368,7 +341,7 @@ class WebsocketServer:
             self._connections, len(self._handshakes), self._accepted, self._refused, self._abandoned, self._crashed
         )
 
-    async def serve(self, stream: _Stream) -> None:
+    async def serve(self, stream: NetworkStream) -> None:
         """Everything about one connection, from accept to close. Raises nothing but the server's own cancellation."""
         try:
             if self._connections >= self._limits.max_connections:
@@ -384,7 +357,7 @@ class WebsocketServer:
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _refuse(self, stream: _Stream) -> None:
+    async def _refuse(self, stream: NetworkStream) -> None:
         self._refused += 1
         if self._refusing >= _MAX_REFUSALS or not isinstance(stream, trio.SocketStream):
             return
@@ -392,11 +365,11 @@ class WebsocketServer:
         try:
             with trio.move_on_after(CLOSE_TIMEOUT), suppress(trio.BrokenResourceError):
                 await stream.send_all(_TOO_MANY)
-                await _linger(stream)
+                await linger(stream)
         finally:
             self._refusing -= 1
 
-    async def _shake_hands(self, stream: _Stream, reader: _GuardedReader) -> Connection | None:
+    async def _shake_hands(self, stream: NetworkStream, reader: _GuardedReader) -> Connection | None:
         self._handshakes[reader] = None
         if len(self._handshakes) > self._limits.max_handshakes:
             next(iter(self._handshakes)).handshake_scope.cancel()
@@ -414,7 +387,7 @@ class WebsocketServer:
             self._abandoned += 1
         return connection
 
-    async def _answer(self, stream: _Stream, reader: _GuardedReader) -> Connection | None:
+    async def _answer(self, stream: NetworkStream, reader: _GuardedReader) -> Connection | None:
         tap = Tap(stream, client=False, max_frame=self._limits.max_frame)
         request = await trio_websocket.wrap_server_stream(
             reader,  # type: ignore[arg-type]  # as Trio says of handler_nursery: anything with a start_soon will do
@@ -502,9 +475,9 @@ async def serve_websockets(
     """
     if listeners is None:
         listeners = await open_listeners(host, port, ssl_context)
-    bound_host, bound_port = _socket_of(listeners[0]).getsockname()[:2]
+    address = address_of(listeners)
     async with _open_reader_nursery() as readers:
-        server = WebsocketServer(handler, bound_host, bound_port, subprotocol, limits, allowed_origins, readers)
+        server = WebsocketServer(handler, address, subprotocol, limits, allowed_origins, readers)
         try:
             # It survives what accept raises when the machine is short of descriptors or memory: it logs, and tries again.
             async with trio.open_nursery() as nursery:
@@ -514,29 +487,8 @@ async def serve_websockets(
             broken, others = group.split(OSError)
             if broken is None or others is not None:
                 raise
-            raise ListenFailed(f"can't listen on {server.address} any more: {_why(broken)}") from None
+            raise ListenFailed(f"can't listen on {server.address} any more: {why(broken)}") from None
     raise AssertionError("serve_listeners never returns")
-
-
-async def open_listeners(host: str, port: int, ssl_context: ssl.SSLContext | None = None) -> list[Any]:
-    """Bind a port, for `serve_websockets`. Port 0 picks a free one; see `address_of`. Raises `ListenFailed`."""
-    try:
-        listeners = await trio.open_tcp_listeners(port, host=host)
-    except (OSError, ValueError, OverflowError) as error:
-        raise ListenFailed(f"can't listen on {_joined(host, port)}: {_why(error)}") from None
-    if port == 0:
-        # A name like localhost has several addresses, and each listener got a port of its own. One is what we can tell.
-        for superfluous in listeners[1:]:
-            await superfluous.aclose()
-        del listeners[1:]
-    if ssl_context is None:
-        return listeners
-    return [trio.SSLListener(listener, ssl_context, https_compatible=True) for listener in listeners]
-
-
-def address_of(listeners: list[Any]) -> str:
-    """ "host:port" that the listeners are bound to."""
-    return _joined(*_socket_of(listeners[0]).getsockname()[:2])
 
 
 _TOO_MANY_TEXT: Final = "this server has as many connections as it can take: try again later\n"
@@ -556,11 +508,8 @@ class _GuardedReader:
     waits forever; so `handshake_scope` is cancelled then.
     """
 
-    def __init__(self, nursery: trio.Nursery, stream: _Stream) -> None:
-        try:
-            self.remote = _joined(*_socket_of(stream).getpeername()[:2])
-        except OSError:  # it is gone already, as its reader will find out
-            self.remote = "a vanished peer"
+    def __init__(self, nursery: trio.Nursery, stream: NetworkStream) -> None:
+        self.remote = peer_of(stream)
         self.handshake_scope = trio.CancelScope()
         self.ended = trio.Event()
         self.error: Exception | None = None
@@ -611,37 +560,3 @@ async def _hold_nursery_open(task_status: trio.TaskStatus[trio.Nursery] = trio.T
         nursery.cancel_scope.shield = True
         task_status.started(nursery)
         await trio.sleep_forever()
-
-
-async def _linger(stream: _Stream) -> None:
-    """Tell the peer that nothing more comes, and throw away what it still sends, until it closes or sent too much."""
-    raw = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-    with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
-        await raw.send_eof()
-        left = _MAX_LINGER
-        while left > 0 and (data := await raw.receive_some(RECEIVE_BYTES)):
-            left -= len(data)
-
-
-def _socket_of(layered: Any) -> Any:
-    """The socket below a stream or listener, with or without TLS."""
-    below = getattr(layered, "transport_stream", None) or getattr(layered, "transport_listener", None) or layered
-    return below.socket
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _why(error: BaseException) -> str:
-    """The cause of a network error, in few words. Trio packs the errors of several addresses into a group."""
-    cause = error if isinstance(error, BaseExceptionGroup) else error.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        return "; ".join(dict.fromkeys(_why(one) for one in cause.exceptions))
-    if isinstance(cause, OSError):
-        return _why(cause)
-    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    if isinstance(error, OSError) and error.strerror:  # of resolving a name
-        return error.strerror
-    return str(error) or type(error).__name__
