@@ -27,7 +27,8 @@ class Echo(Process):
     """Answers each message with itself."""
 
     def handle(self, message: Any, sender: Pid, correlation_id: CorrelationId | None, output: Outbox) -> None:
-        output.send(sender, message, correlation_id)
+        if isinstance(message, Question):
+            output.send(sender, message, correlation_id)
 
 
 def ours(count: int) -> Timed:

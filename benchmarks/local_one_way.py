@@ -45,9 +45,10 @@ class Source(Process):
         self._left = count
 
     def handle(self, message: Any, sender: Pid, correlation_id: CorrelationId | None, output: Outbox) -> None:
-        for number in range(min(WINDOW, self._left)):
-            output.send(self._sink, Item(number))
-        self._left -= min(WINDOW, self._left)
+        if isinstance(message, Go):
+            for number in range(min(WINDOW, self._left)):
+                output.send(self._sink, Item(number))
+            self._left -= min(WINDOW, self._left)
 
 
 class Sink(Process):
@@ -58,6 +59,8 @@ class Sink(Process):
         self._left = count
 
     def handle(self, message: Any, sender: Pid, correlation_id: CorrelationId | None, output: Outbox) -> None:
+        if not isinstance(message, Item):
+            return
         self._left -= 1
         if self._left == 0:
             output.send(self._reporter, Finished())

@@ -33,10 +33,11 @@ class Member(Process):
         self._reporter = reporter
 
     def handle(self, message: Any, sender: Pid, correlation_id: CorrelationId | None, output: Outbox) -> None:
-        if message.left:
-            output.send(self._following, Token(message.left - 1))
-        else:
-            output.send(self._reporter, message)
+        match message:
+            case Token(0):
+                output.send(self._reporter, message)
+            case Token(left):
+                output.send(self._following, Token(left - 1))
 
 
 def ours(hops: int) -> Timed:

@@ -28,12 +28,14 @@ class Starter(Process):
     """Starts and cancels timers, one effect each, and answers."""
 
     def handle(self, message: Any, sender: Pid, correlation_id: CorrelationId | None, output: Outbox) -> None:
-        ids = [CorrelationId(output.pid, request=number) for number in range(message.timers)]
-        for timer in ids:
-            output.start_timer(60.0, timer)
-        for timer in ids:
-            output.cancel_timer(timer)
-        output.send(sender, message, correlation_id)
+        match message:
+            case Round(timers):
+                ids = [CorrelationId(output.pid, request=number) for number in range(timers)]
+                for timer in ids:
+                    output.start_timer(60.0, timer)
+                for timer in ids:
+                    output.cancel_timer(timer)
+                output.send(sender, message, correlation_id)
 
 
 def ours(count: int) -> Timed:
