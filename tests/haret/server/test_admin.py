@@ -1,0 +1,94 @@
+"""One connection of the admin port, without sockets and without actors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from haret import protocol
+from haret.protocol import ADMIN, VERSION, Answer, Ask, Hello, Refused
+from haret.server.admin import AdminConnection
+from haret.server.directory import Directory
+from haret.vr import messages as vr
+from rabble_trio import ConnectionOutput, GetClusterStatus, GetExecutorStatus, GetMetrics, Metrics, NodeId, Pid
+
+NODE = NodeId.parse("n1@127.0.0.1:5000")
+R1, R2, R3 = (Pid(name, NODE, "ns") for name in ("r1", "r2", "r3"))
+STRANGER = Pid("stranger", NODE, "ns")
+MANAGER = Pid("namespaces", NODE, "haret")
+
+
+@pytest.fixture
+def output() -> ConnectionOutput:
+    return ConnectionOutput()
+
+
+@pytest.fixture
+def connection(output: ConnectionOutput) -> AdminConnection:
+    directory = Directory()
+    directory.add("ns", (R1, R2, R3))
+    directory.view_changed(R1, 0, 4, R1)
+    connection = AdminConnection(NODE, directory, MANAGER, (("node_name", "n1"),))
+    connection.received(Hello(ADMIN, VERSION), output)
+    output.replies.clear()
+    return connection
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        (protocol.GetConfig(), protocol.Config(NODE, (("node_name", "n1"),))),
+        (protocol.ListNamespaces(), protocol.Namespaces((protocol.Namespace("ns", (R1, R2, R3), R1, 0, 4),))),
+        (protocol.GetPrimary("ns"), protocol.Primary("ns", R1)),
+        (protocol.GetPrimary("no"), protocol.UnknownNamespace("no")),
+        (protocol.GetReplica(STRANGER), protocol.UnknownActor(STRANGER)),
+        (protocol.Crash(STRANGER), protocol.UnknownActor(STRANGER)),
+        (protocol.Crash(MANAGER), protocol.UnknownActor(MANAGER)),
+    ],
+)
+def test_what_the_directory_knows(
+    connection: AdminConnection, output: ConnectionOutput, question: Any, answer: Any
+) -> None:
+    connection.received(Ask(3, question), output)
+    assert output.replies == [Answer(3, answer)]
+    assert output.envelopes == []
+
+
+@pytest.mark.parametrize(
+    ("question", "to", "message"),
+    [
+        (protocol.GetReplica(R1), R1, vr.GetReplicaState()),
+        (protocol.CreateNamespace("x", ()), MANAGER, protocol.CreateNamespace("x", ())),
+        (protocol.Crash(R1), MANAGER, protocol.Crash(R1)),
+        (protocol.GetClusterStatus(), Pid("cluster_server", NODE, "rabble"), GetClusterStatus()),
+        (protocol.GetExecutorStatus(), Pid("executor", NODE, "rabble"), GetExecutorStatus()),
+        (protocol.GetMetricsOf(STRANGER), STRANGER, GetMetrics()),
+    ],
+)
+def test_what_actors_know(
+    connection: AdminConnection, output: ConnectionOutput, question: Any, to: Pid, message: Any
+) -> None:
+    connection.received(Ask(3, question), output)
+    assert output.replies == []
+    assert [envelope[:2] for envelope in output.envelopes] == [(to, message)]
+    assert list(output.pending.values()) == [3]
+
+
+def test_answers_of_actors(connection: AdminConnection, output: ConnectionOutput) -> None:
+    connection.answered(3, Metrics({"a": 1}, {}), R1, output)
+    state = vr.ReplicaState(R1, "normal", 0, 4, R1, 9, 8, 0, 4, (R1, R2, R3), 1, b"digest")
+    connection.answered(4, state, R1, output)
+    connection.failed(5, "it is down", output)
+    metrics, replica, failed = output.replies
+    assert metrics == Answer(3, Metrics({"a": 1}, {}))
+    assert replica == Answer(4, protocol.Replica(R1, "normal", 0, 4, R1, 9, 8, 0, 4, (R1, R2, R3), 1, b"digest"))
+    assert failed == Answer(5, protocol.Unanswered("it is down"))
+
+
+def test_what_is_no_question_is_refused(connection: AdminConnection, output: ConnectionOutput) -> None:
+    connection.received(protocol.GetConfig(), output)
+    (refused,) = output.replies
+    assert isinstance(refused, Refused)
+    assert "Ask" in refused.reason
+    assert output.close_reason is not None
