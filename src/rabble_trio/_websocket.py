@@ -372,7 +372,9 @@ class WebsocketServer:
     async def _shake_hands(self, stream: NetworkStream, reader: _GuardedReader) -> Connection | None:
         self._handshakes[reader] = None
         if len(self._handshakes) > self._limits.max_handshakes:
-            next(iter(self._handshakes)).handshake_scope.cancel()
+            oldest = next(iter(self._handshakes))
+            del self._handshakes[oldest]  # not when it ends: many may come before that
+            oldest.handshake_scope.cancel()
         connection = None
         refused = self._refused
         try:
@@ -382,7 +384,7 @@ class WebsocketServer:
         except Exception as error:
             logger.debug("handshake of %s with %s failed: %r", reader.remote, self.address, error)
         finally:
-            del self._handshakes[reader]
+            self._handshakes.pop(reader, None)
         if connection is None and self._refused == refused:
             self._abandoned += 1
         return connection

@@ -118,10 +118,47 @@ async def test_many_connections_at_once() -> None:
         assert server.statistics().connections == 100
 
 
-async def test_pings_are_answered() -> None:
+async def test_pings_and_fragments_between_messages() -> None:
+    whole, key = b"\x82\x82\x00\x00\x00\x00", b"\x00\x00\x00\x00"
     async with serving() as server, await raw_websocket(server) as stream:
-        await stream.send_all(b"\x89\x82\x00\x00\x00\x00hi")
-        assert await stream.receive_some() == b"\x8a\x02hi"
+        for frames, answer in [
+            (whole + b"ab", b"\x82\x02ab"),
+            (b"\x89\x82" + key + b"hi", b"\x8a\x02hi"),
+            (whole + b"cd", b"\x82\x02cd"),
+            (b"\x02\x81" + key + b"e" + b"\x80\x81" + key + b"f", b"\x82\x02ef"),
+            (whole + b"gh", b"\x82\x02gh"),
+        ]:
+            await stream.send_all(frames)
+            assert await stream.receive_some() == answer
+
+
+async def test_wrong_use() -> None:
+    async with serving() as server, client(server) as connection:
+        with pytest.raises(TypeError, match="a message is bytes, not str"):
+            await connection.send("text")  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.receive)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError):
+                await connection.receive()
+            await connection.send(b"x")
+
+
+async def test_closing_while_another_task_receives() -> None:
+    async with serving() as server, client(server) as connection:
+        reasons: list[ConnectionClosed] = []
+
+        async def receive() -> None:
+            try:
+                await connection.receive()
+            except ConnectionClosed as closed:
+                reasons.append(closed)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            await connection.aclose(1000, "enough")
+        assert (reasons[0].code, reasons[0].reason) == (1000, "enough")
 
 
 async def test_small_messages_are_not_delayed() -> None:
