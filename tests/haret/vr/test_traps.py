@@ -22,7 +22,7 @@ from haret.vr.messages import (
 def session(network):
     network.settle()
     session = network.open()
-    network.run(1)
+    network.run(2)
     return session
 
 
