@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import pathlib
+import tomllib
 import types
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 import haret
 import rabble_trio
 
+ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = [rabble_trio, haret]
 
 package_wise = pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
@@ -54,3 +57,15 @@ def undocumented_methods(cls: type) -> list[str]:
         and (inspect.isfunction(value) or isinstance(value, property | classmethod | staticmethod))
         and not (inspect.getdoc(getattr(cls, name)) or "").strip()
     ]
+
+
+def test_whole_core_of_rabble_trio_is_held_to_purity() -> None:
+    # The layers place every module, or lint fails; here the lowest layer and the contract of purity are kept in step.
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    [layers] = [contract["layers"] for contract in contracts if contract.get("containers") == ["rabble_trio"]]
+    core = {f"rabble_trio.{name.strip(' ()')}" for name in layers[-1].split(":")}
+    there = {f"rabble_trio.{path.stem}" for path in (ROOT / "src" / "rabble_trio").glob("*.py")}
+    [pure] = [contract["source_modules"] for contract in contracts if contract["name"].startswith("Pure parts")]
+    listed = {name for name in pure if name.startswith("rabble_trio.")}
+    assert listed == core & there, "pyproject.toml: list each module of the core in the contract of purity as well"
