@@ -37,7 +37,7 @@ from .operations import (
     SetSymmetricDifference,
     SetUnion,
 )
-from .paths import join, split
+from .paths import join, split, split_checked
 from .results import (
     AlreadyExists,
     CannotDeleteRoot,
@@ -59,11 +59,11 @@ Handler = Callable[[Directory, Any, int], tuple[Directory, Outcome]]
 Value = bytes | int | bool | None
 Components = tuple[str, ...]
 
-_checked = cast("Callable[[str], Components]", split)
-"""The components of a path that has passed `check`."""
+_KEY_OVERHEAD: Final = 24
+"""Bytes that a key takes on the wire beside its path, at most: its version, its type, and what msgpack adds."""
 
-_OVERHEAD: Final = 24
-"""Bytes that an entry of a result takes on the wire beside its text or its bytes, at most."""
+_ELEMENT_OVERHEAD: Final = 5
+"""The same for an element of a set."""
 
 
 # Finding nodes, and putting new ones in their place
@@ -117,7 +117,7 @@ def _leaf_write(
 
     def handle(root: Directory, operation: Any, revision: int) -> tuple[Directory, Outcome]:
         # The same as `find`, written out because every write to a leaf comes by here and needs the parents.
-        components = _checked(operation.path)
+        components = split_checked(operation.path)
         parents: list[Directory] = []
         node: Any = root
         for name in components:
@@ -182,7 +182,7 @@ def _create(root: Directory, operation: Create, revision: int) -> tuple[Director
         return root, AlreadyExists(operation.path)
     if type(found) is not DoesNotExist:
         return root, found
-    components = _checked(operation.path)
+    components = split_checked(operation.path)
     parents = _parents(root, components)
     if parents[-1].children.size >= MAX_CHILDREN:
         return root, LimitExceeded("children of a directory", MAX_CHILDREN, parents[-1].children.size + 1)
@@ -195,7 +195,7 @@ def _delete(root: Directory, operation: Delete, revision: int) -> tuple[Director
     found = find(root, operation.path)
     if not isinstance(found, Node):
         return root, found
-    components = _checked(operation.path)
+    components = split_checked(operation.path)
     if not components:
         return root, CannotDeleteRoot()
     *parents, parent = _parents(root, components)
@@ -241,7 +241,7 @@ def _plain_set(root: Directory, operand: SetOperand) -> tuple[frozenset[bytes] |
 
 
 def _set_result(value: set[bytes] | frozenset[bytes], version: int) -> SetResult | LimitExceeded:
-    size = sum(map(len, value)) + _OVERHEAD * len(value)
+    size = sum(map(len, value)) + _ELEMENT_OVERHEAD * len(value)
     if size > MAX_RESULT_SIZE:
         return LimitExceeded("bytes in a result", MAX_RESULT_SIZE, size)
     return SetResult(frozenset(value), version)
@@ -305,14 +305,14 @@ def _list_keys(root: Directory, operation: ListKeys, _revision: int) -> tuple[Di
     node = find(root, operation.path)
     if not isinstance(node, Node):
         return root, node
-    prefix = _checked(operation.path)
-    after = None if operation.after is None else _checked(operation.after)[len(prefix) :]
+    prefix = split_checked(operation.path)
+    after = None if operation.after is None else split_checked(operation.after)[len(prefix) :]
     found = walk(prefix, node, after, recursive=operation.recursive)
     page: list[tuple[str, int, str]] = []
     size = 0
     for components, below in islice(found, operation.limit):
         path = join(components)
-        size += len(path.encode()) + _OVERHEAD
+        size += len(path.encode()) + _KEY_OVERHEAD
         if size > MAX_RESULT_SIZE:
             return root, Keys(tuple(page), node.version, more=True)
         page.append((path, below.version, below.type))
@@ -335,11 +335,17 @@ def _multi_cas(root: Directory, operation: MultiCas, revision: int) -> tuple[Dir
             return root, failure
     new_root = root
     results: list[Result] = []
+    size = 0
     for write in operation.operations:
         new_root, outcome = HANDLERS[type(write)](new_root, write, revision)
         if not isinstance(outcome, Result):
             return root, outcome
         results.append(outcome)
+        if isinstance(outcome.value, bytes):
+            # Few pops could fetch more than a reply holds, and then nobody would get what was popped.
+            size += len(outcome.value)
+            if size > MAX_RESULT_SIZE:
+                return root, LimitExceeded("bytes in a result", MAX_RESULT_SIZE, size)
     return new_root, MultiResult(tuple(results), new_root.version)
 
 

@@ -26,8 +26,8 @@ MAX_ELEMENT_SIZE: Final = 16 * 1024
 MAX_OPERATION_SIZE: Final = 768 * 1024
 """Bytes in all paths, values and literals of one operation: three quarters of a frame."""
 
-MAX_RESULT_SIZE: Final = 512 * 1024
-"""Bytes in the set, or in the page of keys, that one operation returns: half a frame."""
+MAX_RESULT_SIZE: Final = 768 * 1024
+"""Bytes in the set, the page of keys, or the popped elements that one operation returns: it must fit into a frame."""
 
 MAX_CAS_OPERATIONS: Final = 128
 """Operations in a multi-CAS: others wait while it is applied. (As many as in an etcd transaction.)"""

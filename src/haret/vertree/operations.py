@@ -257,7 +257,8 @@ class MultiCas:
     """If all guards hold, do all operations in order; if a guard or an operation fails, nothing at all.
 
     Answers `MultiResult`, `CasFailed` for the first guard that does not hold, or the error of the first operation that
-    fails. All operations together are one change, with one revision.
+    fails. All operations together are one change, with one revision. `LimitExceeded` if they pop more than a reply
+    holds.
     """
 
     guards: tuple[Guard, ...]

@@ -10,7 +10,9 @@ are compared by code point; no Unicode normalisation is done.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
+from typing import cast
 
 from .limits import MAX_COMPONENT_LENGTH, MAX_DEPTH, MAX_PATH_LENGTH
 from .results import InvalidPath
@@ -22,7 +24,7 @@ _FORBIDDEN = "\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\ud
 _FORBIDDEN_CHARACTER = re.compile(f"[{_FORBIDDEN}]")
 _WELL_FORMED = re.compile(f"(?:/[^/{_FORBIDDEN}]+)+")
 _SHOWN = 80
-_CACHED_PATHS = 8192
+_CACHED_PATHS = 4096  # a few megabytes, tens if all are as long as they can be
 
 
 def _utf8_length(text: str) -> int:
@@ -67,8 +69,16 @@ def parse(path: str) -> tuple[str, ...] | InvalidPath:
     return components
 
 
-split = lru_cache(maxsize=_CACHED_PATHS)(parse)
-"""`parse`, remembering the results of the paths that were used last."""
+_split_cached = lru_cache(maxsize=_CACHED_PATHS)(parse)
+
+split_checked = cast("Callable[[str], tuple[str, ...]]", _split_cached)
+"""The components of a path that is known to be valid."""
+
+
+def split(path: str) -> tuple[str, ...] | InvalidPath:
+    """`parse`, remembering the results of the paths that were used last."""
+    # Strangers' paths may be as long as a frame, and thousands of those are not worth remembering.
+    return _split_cached(path) if len(path) <= MAX_PATH_LENGTH else parse(path)
 
 
 def join(components: tuple[str, ...]) -> str:

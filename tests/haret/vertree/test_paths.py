@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haret.vertree.limits import MAX_COMPONENT_LENGTH, MAX_DEPTH, MAX_PATH_LENGTH
-from haret.vertree.paths import join, parse, printable, split
+from haret.vertree.paths import _split_cached, join, parse, printable, split
 from haret.vertree.results import InvalidPath
 
 
@@ -72,6 +72,14 @@ def test_any_text_is_a_path_or_an_error_that_can_be_shown(text: str) -> None:
             assert len(shown) < 200
     else:
         assert join(found) == text
+
+
+def test_long_paths_of_strangers_are_not_remembered() -> None:
+    _split_cached.cache_clear()
+    for _ in range(2):
+        assert isinstance(split("/" * 100_000), InvalidPath)
+        assert split("/a") == ("a",)
+    assert _split_cached.cache_info().currsize == 1
 
 
 def test_an_error_shows_a_strangers_text_short_and_harmless() -> None:
