@@ -120,3 +120,7 @@ class ConnectionClosed(RabbleError):
         super().__init__(f"connection closed with code {code}{': ' if reason else ''}{reason}")
         self.code = code
         self.reason = reason
+
+
+class MembershipError(RabbleError):
+    """A change of the cluster's membership that can't be: what the text says is wrong with it."""

@@ -299,11 +299,12 @@ class ORSet(Generic[T]):
         for name in names:
             if self._lines.get(name, _UNKNOWN).live:
                 raise ValueError(f"what {name} added is still in the set: remove it before you forget {name}")
-        return self._with_lines({name: line for name, line in self._lines.items() if name not in names})
+        return self.only(self._lines.keys() - set(names))
 
     def only(self, names: Collection[str]) -> ORSet[T]:
         """The set that knows nothing but the lines of these names; joined into the whole it changes nothing."""
-        return self._with_lines({name: line for name, line in self._lines.items() if name in names})
+        wanted = frozenset(names)
+        return self._with_lines({name: line for name, line in self._lines.items() if name in wanted})
 
     def _removal(self, element: T) -> dict[str, _Line[T]]:
         dots: dict[str, set[_Dot]] = {}
