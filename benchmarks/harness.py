@@ -92,7 +92,7 @@ def table(rows: Iterable[Row]) -> str:
         ours = next((row.value for row in group if row.implementation.startswith(OURS)), None)
         for row in group:
             mine = row.implementation.startswith(OURS)
-            ratio = "" if mine or not ours else f"{ours / row.value:.2f}"
+            ratio = "" if mine or not ours else _figure(ours / row.value)
             target = "" if row.target is None else _figure(row.target)
             name = f"{'>' if mine else ' '} {row.implementation}"
             lines.append(f"  {name:50}{_figure(row.value):>14} {unit:5}{ratio:>11}{target:>12}".rstrip())

@@ -27,7 +27,7 @@ def test_table_groups_by_measure_and_compares_with_ours() -> None:
     lines = [line.split() for line in table(ROWS).splitlines() if line]
     assert ["asks"] in lines
     assert [">", "rabble_trio", "60,000", "/s", "50,000"] in lines
-    assert ["pykka", "20,000", "/s", "3.00"] in lines
+    assert ["pykka", "20,000", "/s", "3"] in lines
     assert [">", "haret", "0.8", "ms"] in lines
 
 
