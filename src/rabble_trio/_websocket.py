@@ -181,13 +181,16 @@ class Connection:
         return await self._websocket.get_message() if data is None else data
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
-        if not self._reader.ended.is_set():
+        closed = self._websocket.closed
+        if closed is not None and closed.code == _TOO_BIG:
+            # The library has sent a close frame and lost interest. Closing now, with data unread, would make the kernel
+            # reset the connection, and the peer might never learn why.
+            self._reader.stop()
+            await self._reader.ended.wait()
+            await linger(self._stream)
+        elif not self._reader.ended.is_set():
             self._tap.hand_over()  # so that the library sees the peer's farewell
             await self._websocket.aclose(code, reason or None)
-        elif self._websocket.closed is not None and self._websocket.closed.code == _TOO_BIG:
-            # The library has sent a close frame and stopped reading. Closing now, with data unread, would make the
-            # kernel reset the connection, and the peer would never learn why.
-            await linger(self._stream)
 
     async def _close_for(self, code: int, reason: str) -> ConnectionClosed:
         await self.aclose(code, reason)
@@ -549,7 +552,6 @@ async def _open_reader_nursery() -> AsyncGenerator[trio.Nursery, None]:
         except BaseException as raised:
             error = raised
         readers.cancel_scope.cancel()
-        outer.cancel_scope.shield = True  # a cancellation that comes now must not take the place of the error
     if error is not None:
         try:
             raise error

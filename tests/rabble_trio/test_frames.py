@@ -181,6 +181,17 @@ async def test_a_cancelled_reader_makes_way_and_loses_nothing() -> None:
         assert await tap.receive_some() == b"for the library"
 
 
+async def test_the_library_does_not_read_beside_a_reader() -> None:
+    tap, sender, _ = await opened()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tap.receive_message)
+        await trio.testing.wait_all_tasks_blocked()
+        tap.hand_over()
+        nursery.start_soon(tap.receive_some)  # two readers of one stream would be an error
+        await trio.testing.wait_all_tasks_blocked()
+        await sender.send_all(b"x")
+
+
 async def test_one_receiver_at_a_time() -> None:
     tap, sender, _ = await opened()
     async with trio.open_nursery() as nursery:

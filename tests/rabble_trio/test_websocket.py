@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -16,6 +17,7 @@ import trio.testing
 import trio_websocket
 import trustme
 
+from rabble_trio import _websocket
 from rabble_trio._errors import ConnectFailed, ConnectionClosed, ListenFailed
 from rabble_trio._websocket import (
     Connection,
@@ -58,6 +60,12 @@ async def assert_unharmed(server: WebsocketServer) -> None:
     async with client(server) as connection:
         await connection.send(b"still there?")
         assert await connection.receive() == b"still there?"
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Farewells may take forever, so that one which waits for nothing hangs instead of being a second late."""
+    monkeypatch.setattr(_websocket, "CLOSE_TIMEOUT", math.inf)
 
 
 async def drain(stream: trio.SocketStream) -> bytes:
@@ -240,6 +248,7 @@ async def test_a_crash_of_a_handler_closes_its_connection_only(caplog: pytest.Lo
     assert "on purpose" in caplog.text
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_vanished_peer() -> None:
     ends: list[ConnectionClosed] = []
     gone = trio.Event()
@@ -284,6 +293,15 @@ async def test_too_large_messages_are_refused_with_a_reason() -> None:
         with pytest.raises(ConnectionClosed) as caught:
             await connection.receive()
         assert caught.value.code == 1009
+
+
+async def test_who_sends_too_much_is_not_cut_off_before_it_can_read_why() -> None:
+    async with serving() as server, await raw_websocket(server) as stream:
+        await stream.send_all(b"\x82\xff" + (10_000_000).to_bytes(8) + bytes(4))
+        await stream.send_all(bytes(10_000_000))  # a reset would break this
+        answer = await stream.receive_some()
+        assert answer[2:4] == (1009).to_bytes(2)
+        assert await stream.receive_some() == b""
 
 
 async def test_text_messages_are_refused_with_a_reason() -> None:
@@ -336,9 +354,13 @@ async def test_a_silent_peer_is_closed_when_its_time_is_up() -> None:
         assert (caught.value.code, caught.value.reason) == (1001, "no message for 0.01 s")
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_cancelled_send_makes_the_connection_unusable() -> None:
     async def deaf(connection: Connection) -> None:
-        await trio.sleep_forever()
+        try:
+            await trio.sleep_forever()
+        finally:
+            await connection.abort()
 
     async with serving(deaf) as server, client(server) as connection:
         async with trio.open_nursery() as nursery:
@@ -364,6 +386,34 @@ async def test_a_send_that_was_cancelled_before_it_began_harms_nothing() -> None
         assert scope.cancelled_caught
         await connection.send(b"now")
         assert await connection.receive() == b"now"
+
+
+@pytest.mark.usefixtures("patient")
+async def test_farewells_are_answered_at_once() -> None:
+    served = trio.Event()
+
+    async def handler(connection: Connection) -> None:
+        served.set()
+        await echo(connection)
+
+    async with serving(handler) as server:
+        with trio.CancelScope() as scope:
+            async with client(server):
+                await served.wait()
+                scope.cancel()
+                await trio.sleep_forever()
+        await assert_unharmed(server)
+
+    async with trio.open_nursery() as nursery, serving() as server:
+        await nursery.start(_receive_until_closed, server)
+        # The server is gone, though its client had to answer first.
+
+
+async def _receive_until_closed(server: WebsocketServer, task_status: trio.TaskStatus[None]) -> None:
+    async with client(server) as connection:
+        task_status.started()
+        with pytest.raises(ConnectionClosed):
+            await connection.receive()
 
 
 async def test_shutdown_says_goodbye() -> None:
