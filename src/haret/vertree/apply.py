@@ -40,7 +40,6 @@ from .operations import (
 from .paths import join, split, split_checked
 from .results import (
     AlreadyExists,
-    CannotDeleteRoot,
     CasFailed,
     DoesNotExist,
     Error,
@@ -196,8 +195,6 @@ def _delete(root: Directory, operation: Delete, revision: int) -> tuple[Director
     if not isinstance(found, Node):
         return root, found
     components = split_checked(operation.path)
-    if not components:
-        return root, CannotDeleteRoot()
     *parents, parent = _parents(root, components)
     emptier = Directory(revision, parent.children.remove(components[-1]))
     return _put_back(parents, components[:-1], emptier, revision), Result(None, revision)

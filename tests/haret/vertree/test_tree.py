@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from haret.vertree import (
     BlobPut,
@@ -36,11 +39,12 @@ from haret.vertree import (
     SetUnion,
     Tree,
     WrongType,
+    check,
     is_error,
     is_write,
     nodes,
 )
-from rabble_trio._codec import decode, encode
+from rabble_trio import decode, encode
 
 
 def tree_of(*operations: Operation, revision: int | None = None) -> Tree:
@@ -188,6 +192,45 @@ MESSAGES: list[Operation | Outcome] = [
 def test_operations_and_outcomes_cross_the_wire(thing: Operation | Outcome) -> None:
     assert decode(encode(thing)) == thing
     assert type(getattr(decode(encode(thing)), "value", None)) is type(getattr(thing, "value", None))
+
+
+# Whatever can come out of the decoder, sensible or not.
+PATHS = st.sampled_from(["/", "/a", "/a/blob", "/a/queue", "/a/set", "/a/set/x", "/no"]) | st.text(max_size=5)
+INTS = st.integers(-(2**63), 2**64 - 1)
+VALUES = st.binary(max_size=3)
+OPERANDS = PATHS | st.frozensets(VALUES)
+BY_NAME = {
+    "path": PATHS,
+    "type": st.sampled_from(["blob", "set"]) | st.text(max_size=3),
+    "value": VALUES,
+    "left": OPERANDS,
+    "right": OPERANDS,
+    "paths": st.lists(PATHS, max_size=3).map(tuple),
+    "literals": st.lists(st.frozensets(VALUES), max_size=2).map(tuple),
+    "after": st.none() | PATHS,
+    "limit": st.integers(-1, 3) | INTS,
+    "recursive": st.booleans(),
+    "guards": st.lists(st.builds(Guard, PATHS, st.integers(-1, 9) | INTS), max_size=3).map(tuple),
+}
+
+
+def operations(cls: Any, **more: Any) -> st.SearchStrategy[Operation]:
+    names = [field.name for field in dataclasses.fields(cls)]
+    return st.builds(cls, **{name: {**BY_NAME, **more}[name] for name in names})
+
+
+SINGLE = st.one_of(*(operations(cls) for cls in Operation.__args__ if cls is not MultiCas))
+
+
+@settings(max_examples=500)
+@given(SINGLE | operations(MultiCas, operations=st.lists(SINGLE, max_size=3).map(tuple)))
+def test_whatever_is_decoded_can_be_applied_and_what_comes_out_be_sent(operation: Operation) -> None:
+    tree = tree_of(*BASE)
+    after, outcome = tree.apply(decode(encode(operation)), 9)
+    assert decode(encode(outcome)) == outcome
+    assert after is tree or (is_write(operation) and not is_error(outcome))
+    if check(operation) is not None:
+        assert (after, outcome) == (tree, check(operation))
 
 
 def test_errors_and_writes_are_told_apart() -> None:
