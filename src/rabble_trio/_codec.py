@@ -211,6 +211,7 @@ def _fits(plain: Any) -> bool:
 
 def _register(cls: type[Any], tag: str | None) -> type[Any]:
     made = dataclasses.dataclass(frozen=True, slots=True)(cls)
+    _homes[made] = _Home(f"{made.__module__}.{made.__qualname__}", _globals_of(made))
     tag = f"{made.__module__}.{made.__qualname__}" if tag is None else tag
     _check_tag(made, tag)
     if {field.name for field in dataclasses.fields(made)} != set(inspect.signature(made).parameters):
@@ -252,8 +253,40 @@ def _check_tag(cls: type[Any], tag: object) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Home:
+    """Where a message class was defined. Its `__module__` may say otherwise later, if a package exports it."""
+
+    name: str
+    globals: dict[str, Any]
+
+
+_homes: Final[dict[type[Any], _Home]] = {}
+
+
+def _globals_of(dataclass: type[Any]) -> dict[str, Any]:
+    # dataclasses gives the __init__ that it makes the globals of the class's module.
+    return getattr(vars(dataclass).get("__init__"), "__globals__", {})
+
+
 def _full_name(cls: type[Any]) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return _homes[cls].name if cls in _homes else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _resolved_annotations(cls: type[Any]) -> dict[str, Any]:
+    """By field. Raises `NameError` and the like if one names what does not exist."""
+    # A class inside a function can name itself and the messages beside it, though they are no globals.
+    place = _full_name(cls).rpartition(".")[0]
+    beside = {other.__name__: other for other in ENCODERS if _full_name(other).rpartition(".")[0] == place}
+    names = {field.name for field in dataclasses.fields(cls)}
+    resolved: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        own = {name: value for name, value in inspect.get_annotations(base).items() if name in names}
+        if own:
+            known = _homes[base].globals if base in _homes else _globals_of(base)
+            holder = types.SimpleNamespace(__annotations__=own)
+            resolved |= typing.get_type_hints(holder, known, {**beside, cls.__name__: cls})
+    return resolved
 
 
 class _NotDefinedYet(TypeError):
@@ -262,11 +295,8 @@ class _NotDefinedYet(TypeError):
 
 def _converters(cls: type[Any]) -> dict[str, Converter]:
     """By field, in order. Raises `TypeError`."""
-    # A class inside a function can name itself and the messages beside it, though they are no globals.
-    home = _full_name(cls).rpartition(".")[0]
-    beside = {other.__name__: other for other in ENCODERS if _full_name(other).rpartition(".")[0] == home}
     try:
-        hints = typing.get_type_hints(cls, localns={**beside, cls.__name__: cls})
+        annotations = _resolved_annotations(cls)
     except (NameError, AttributeError) as error:
         raise _NotDefinedYet(
             f"an annotation of {_full_name(cls)} names what does not exist at run time ({error}): "
@@ -275,7 +305,7 @@ def _converters(cls: type[Any]) -> dict[str, Converter]:
     converters: dict[str, Converter] = {}
     for field in dataclasses.fields(cls):
         try:
-            converters[field.name] = converter_for(hints[field.name])
+            converters[field.name] = converter_for(annotations[field.name])
         except TypeError as error:
             raise TypeError(f"{_full_name(cls)}.{field.name}: {error}") from None
     return converters

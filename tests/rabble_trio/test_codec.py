@@ -777,6 +777,37 @@ def test_a_module_may_run_twice() -> None:
     assert type(decode(encode(first(1)))) is second
 
 
+class _Unexported(enum.Enum):
+    ONE = 1
+
+
+def test_a_class_may_be_exported_by_another_module() -> None:
+    def define() -> Any:
+        @message(tag="t.exported")
+        class Exported:
+            one: _Unexported
+            next: Exported | None = None
+
+        return Exported
+
+    exported = define()
+    exported.__module__ = "fractions"  # as packages do, to show the name that users import
+    value = exported(_Unexported.ONE, exported(_Unexported.ONE))
+    assert decode(encode(value)) == value
+    define()  # still counts as the same class
+
+
+def test_annotations_are_looked_up_where_each_class_was_defined() -> None:
+    namespace: dict[str, Any] = {"__name__": "math"}  # any module but this one
+    exec("import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass Base:\n    base: 'int'", namespace)
+
+    @message
+    class Derived(namespace["Base"]):  # type: ignore[misc, name-defined]
+        own: _Unexported
+
+    assert decode(encode(Derived(1, _Unexported.ONE))) == Derived(1, _Unexported.ONE)
+
+
 _T = TypeVar("_T")
 UserId = NewType("UserId", int)
 
