@@ -15,7 +15,7 @@ The shell is Trio:
     _executor    routes envelopes, runs processes, timers, monitors, asks
     _service     actors that are Trio code
     _supervisor  restart strategies, ordered start and stop
-    _websocket   the only file that imports trio_websocket
+    _websocket   the only file that imports trio_websocket     (_frames: plain messages; _sockets: TCP and TLS)
     _cluster     the cluster port and membership
     _server      websocket servers whose connections are pure state machines
     _node        open_node, which owns it all

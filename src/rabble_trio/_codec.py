@@ -413,7 +413,7 @@ def _make_decoder(cls: type[Any], converters: dict[str, Converter]) -> Decoder:
     make = f"return cls({', '.join(sorted(arguments, key=lambda argument: '=' in argument))})"
     if hasattr(cls, "__post_init__"):
         names["Exception"] = Exception
-        refused = "raise Mismatch(f'{cls.__name__} refuses these values: {type(error).__name__}: {error}')"
+        refused = "raise Mismatch(f'{cls.__name__} refuses these values: {type(error).__name__}: {error!s:.200}')"
         body += ["try:", f"    {make}", "except Exception as error:", f"    {refused}"]
     else:
         body.append(make)
