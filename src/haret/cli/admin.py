@@ -1,0 +1,188 @@
+"""The commands for operators, in the words of the original: `haret admin`, at its prompt or with -e.
+
+The first argument of each is an `AdminSession`.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from haret import protocol
+
+from .command import Argument, Command, Table
+from .output import Answer
+
+if TYPE_CHECKING:
+    from .session import AdminSession
+
+REPLICA: Final = Argument("pid", "a replica with its namespace: test-ns::r1::node1@127.0.0.1:5000")
+NAME: Final = Argument("name", "of the namespace")
+
+
+def listed(data: Mapping[str, Any]) -> Answer:
+    """Names and values, one pair a line."""
+    rows = [(name, ", ".join(map(str, value)) if isinstance(value, tuple) else value) for name, value in data.items()]
+    raw = "".join(f"{name}\t{'' if value is None else value}\n" for name, value in rows)
+    return Answer(data, rows=rows, raw=raw.encode())
+
+
+async def _config(session: AdminSession, arguments: Namespace) -> Answer:
+    config = await (await session.admin()).config()
+    return listed({"node": config.node, **dict(config.settings)})
+
+
+async def _cluster_status(session: AdminSession, arguments: Namespace) -> Answer:
+    status = await (await session.admin()).cluster_status()
+    return listed({"node": status.node, "members": status.members, "established": status.established})
+
+
+async def _executor_status(session: AdminSession, arguments: Namespace) -> Answer:
+    status = await (await session.admin()).executor_status()
+    rows: list[tuple[str, Any, Any]] = []
+    for kind, pids in (("process", status.processes), ("service", status.services)):
+        rows += [(kind, pid, status.mailboxes.get(str(pid), 0)) for pid in pids]
+    return Answer(
+        {
+            "node": status.node,
+            "processes": status.processes,
+            "services": status.services,
+            "mailboxes": status.mailboxes,
+            "timers": status.timers,
+            "dead_letters": status.dead_letters,
+        },
+        headings=("KIND", "PID", "WAITING"),
+        rows=rows,
+        raw="".join(f"{pid}\n" for _, pid, _ in rows).encode(),
+        note=f"timers running: {status.timers}, dead letters: {sum(status.dead_letters.values())}",
+    )
+
+
+async def _metrics(session: AdminSession, arguments: Namespace) -> Answer:
+    metrics = await (await session.admin()).metrics(arguments.pid)
+    both = sorted({**metrics.counters, **metrics.gauges}.items())
+    return Answer(
+        {"pid": arguments.pid, "counters": metrics.counters, "gauges": metrics.gauges},
+        headings=("METRIC", "VALUE"),
+        rows=both,
+        raw="".join(f"{name}\t{value}\n" for name, value in both).encode(),
+    )
+
+
+def _describe(namespace: protocol.Namespace) -> dict[str, Any]:
+    return {
+        "namespace": namespace.name,
+        "primary": namespace.primary,
+        "replicas": namespace.replicas,
+        "epoch": namespace.epoch,
+        "view": namespace.view,
+    }
+
+
+async def _create_namespace(session: AdminSession, arguments: Namespace) -> Answer:
+    pids = [pid for part in arguments.pids for pid in part.split(",") if pid]
+    namespace = await (await session.admin()).create_namespace(arguments.name, pids)
+    return Answer(
+        _describe(namespace),
+        rows=[(f"namespace {namespace.name} is ready; its primary is {namespace.primary}",)],
+        raw=f"{namespace.primary}\n".encode(),
+    )
+
+
+async def _namespaces(session: AdminSession, arguments: Namespace) -> Answer:
+    namespaces = await (await session.admin()).namespaces()
+    return Answer(
+        {"namespaces": [_describe(one) for one in namespaces]},
+        headings=("NAMESPACE", "PRIMARY", "EPOCH", "VIEW", "REPLICAS"),
+        rows=[
+            (one.name, one.primary, one.epoch, one.view, " ".join(replica.name for replica in one.replicas))
+            for one in namespaces
+        ],
+        raw="".join(f"{one.name}\n" for one in namespaces).encode(),
+        note="" if namespaces else "there are no namespaces yet: `vr create namespace` makes one",
+    )
+
+
+async def _replica(session: AdminSession, arguments: Namespace) -> Answer:
+    state = await (await session.admin()).replica(arguments.pid)
+    return listed(
+        {
+            "pid": state.pid,
+            "status": state.status,
+            "epoch": state.epoch,
+            "view": state.view,
+            "primary": state.primary,
+            "op": state.op,
+            "commit": state.commit,
+            "log_start": state.log_start,
+            "last_normal_view": state.last_normal_view,
+            "replicas": state.replicas,
+            "sessions": state.sessions,
+            "digest": state.digest.hex(),
+        }
+    )
+
+
+async def _primary(session: AdminSession, arguments: Namespace) -> Answer:
+    primary = await (await session.admin()).primary(arguments.name)
+    return Answer(
+        {"namespace": arguments.name, "primary": primary},
+        rows=[(primary,)],
+        raw=f"{primary}\n".encode() if primary else b"",
+        note="" if primary else f"{arguments.name} has no primary at the moment",
+    )
+
+
+async def _crash(session: AdminSession, arguments: Namespace) -> Answer:
+    await (await session.admin()).crash(arguments.pid)
+    return Answer({"crashed": arguments.pid}, rows=[(f"crashed {arguments.pid}",)])
+
+
+ADMIN: Final = Table(
+    commands=(
+        Command(("config",), "print the configuration of the node", _config, example="config"),
+        Command(("cluster", "status"), "print who is in the cluster", _cluster_status, example="cluster status"),
+        Command(("executor", "status"), "print what runs on the node", _executor_status, example="executor status"),
+        Command(
+            ("metrics",),
+            "print what an actor counts",
+            _metrics,
+            (Argument("pid", "any actor that `executor status` shows"),),
+            example="metrics rabble::executor::node1@127.0.0.1:5000",
+        ),
+        Command(
+            ("vr", "create", "namespace"),
+            "start a namespace with these replicas, and wait until it has a primary",
+            _create_namespace,
+            (NAME, Argument("pids", "replicas, with commas between them: r1::node1@127.0.0.1:5000,...", nargs="+")),
+            example="vr create namespace test-ns "
+            "r1::node1@127.0.0.1:5000,r2::node1@127.0.0.1:5000,r3::node1@127.0.0.1:5000",
+            detail="A replica is name::node. There must be at least three, and a namespace with 2f+1 replicas goes on\n"
+            "while any f of them are down.",
+        ),
+        Command(("vr", "namespaces"), "list the namespaces and who leads them", _namespaces, example="vr namespaces"),
+        Command(
+            ("vr", "replica"),
+            "print the state of a replica",
+            _replica,
+            (REPLICA,),
+            example="vr replica test-ns::r1::node1@127.0.0.1:5000",
+        ),
+        Command(("vr", "primary"), "print who leads a namespace", _primary, (NAME,), example="vr primary test-ns"),
+        Command(
+            ("vr", "crash"),
+            "make a replica fail as if by a bug of its own, to see what happens",
+            _crash,
+            (REPLICA,),
+            example="vr crash test-ns::r1::node1@127.0.0.1:5000",
+        ),
+    ),
+    groups={
+        "cluster": "the nodes",
+        "executor": "the actors of a node",
+        "vr": "namespaces and their replicas",
+        "vr create": "make something",
+    },
+)
+"""All of them."""

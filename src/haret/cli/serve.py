@@ -1,0 +1,105 @@
+"""`haret serve`: a server until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from signal import SIGTERM
+from typing import Any, Final
+
+import trio
+
+import haret
+
+from .failures import CommandFailed, Exit, UsageError
+from .interrupt import SHUTDOWN, Interrupted, run_trio
+from .output import Answer, Console
+
+EXAMPLE: Final = """\
+# A haret server on this machine alone. Start it with: haret serve --config FILE
+node_name = "node1"
+cluster_host = "127.0.0.1:5000"   # other nodes
+admin_host = "127.0.0.1:5001"     # haret admin
+api_host = "127.0.0.1:5002"       # clients
+"""
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def add_parser(place: Any, parents: Sequence[ArgumentParser]) -> None:
+    """Add `haret serve` to the command line."""
+    parser = place.add_parser(
+        "serve",
+        help="run a server",
+        description="Run a server until Ctrl-C or SIGTERM. It prints where it listens, and logs to stderr.",
+        epilog="example:\n  haret serve --example-config > haret.toml\n  haret serve --config haret.toml",
+        parents=list(parents),
+    )
+    what = parser.add_mutually_exclusive_group(required=False)
+    what.add_argument("--config", metavar="FILE", help="the server's configuration, in TOML")
+    what.add_argument("--example-config", action="store_true", help="print a configuration to begin with, and end")
+    parser.add_argument("--log-level", choices=LEVELS, default="info", help="what to log (default info)")
+    parser.set_defaults(start=start)
+
+
+def start(options: Namespace, console: Console) -> int:
+    """Run the server."""
+    if options.example_config:
+        console.write(EXAMPLE)
+        return Exit.OK
+    if options.config is None:
+        raise UsageError(
+            "a server needs a configuration: haret serve --config FILE",
+            "`haret serve --example-config > haret.toml` writes this one:\n\n" + EXAMPLE,
+        )
+    config = _load(options.config)
+    _log_to_stderr(options.log_level)
+    try:
+        run_trio(lambda: _serve(config, console), SHUTDOWN)
+    except Interrupted as end:
+        # To be stopped is what a server expects; that a person was in a hurry is for their shell to know.
+        return Exit.OK if end.number == SIGTERM else Exit.INTERRUPTED
+    return Exit.OK
+
+
+def _load(path: str) -> haret.ServerConfig:
+    try:
+        return haret.load_config(path)
+    except haret.ConfigError as error:
+        text = str(error)
+        raise CommandFailed(text if path in text else f"{path}: {text}", code=Exit.USAGE) from None
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level.upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+
+
+async def _serve(config: haret.ServerConfig, console: Console) -> None:
+    async with haret.open_server(config) as server:
+        console.print(describe(server))
+        await trio.sleep_forever()
+
+
+def describe(server: haret.Server) -> Answer:
+    """Where a server listens, and how safe that is."""
+    cluster = server.node.id.addr
+    security = (
+        "INSECURE: listens beyond this machine, and nothing is encrypted or authenticated"
+        if server.config.insecure
+        else "this machine alone; nothing is encrypted or authenticated"
+    )
+    data = {
+        "node": server.node.id,
+        "cluster": cluster,
+        "admin": server.admin_address,
+        "clients": server.api_address,
+        "security": security,
+        "storage": "in memory: a namespace ends with this process",
+    }
+    return Answer(data, rows=tuple(data.items()), raw=f"{server.api_address}\n".encode())
