@@ -10,26 +10,27 @@ Rules:
 4. A due timer fires after the messages that were already waiting when it became due, so that an actor that was kept
    from running does not take its own delay for the silence of others.
 5. The effects of a step are carried out in order after the step. Behind a record that is not yet durable they are held
-   (`rabble_trio.Outbox.persist`); a crash loses what is held.
+   (`rabble_trio.Outbox.persist`); a crash loses what is held. A process that ends in any other way first waits until
+   its records are durable.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from outcome import Error, Outcome, Value
 
+from ._actor import INF, Actor
 from ._codec import MESSAGE_TYPES
 from ._errors import ActorDown, JournalError, NameInUse, NotAMessage
 from ._ids import CorrelationId, NodeId, Pid
 from ._journal import Journal
-from ._mailbox import Item, MessageQueue
+from ._mailbox import Item
 from ._messages import (
     CancelTimer,
     Demonitor,
@@ -60,7 +61,6 @@ MAX_HELD: Final = 100_000
 
 _TIMEOUT: Final = Timeout()
 _SHUTDOWN: Final = Shutdown()
-_INF: Final = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,88 +71,6 @@ class DeadLetter:
     """What was sent."""
     reason: str
     """"not running", "mailbox full", "ended", "late reply", "no correlation id", "no link", or "not accepted"."""
-
-
-class Actor(MessageQueue):
-    """What the executor keeps of one incarnation of a running actor."""
-
-    __slots__ = (
-        "ahead",
-        "asks",
-        "children",
-        "durable",
-        "failure",
-        "finished",
-        "handled",
-        "held",
-        "kind",
-        "monitoring",
-        "persisted",
-        "pid",
-        "scope",
-        "shutdown_requested",
-        "supervisor",
-        "sync_done",
-        "timer_heap",
-        "timer_number",
-        "timers",
-        "watchers",
-    )
-
-    def __init__(self, pid: Pid, kind: str, capacity: float) -> None:
-        super().__init__(capacity)
-        self.pid = pid
-        self.kind = kind  # "process", "service", "mailbox" or "supervisor"
-        self.supervisor: SupervisorTask | None = None  # who started it
-        self.children: SupervisorTask | None = None  # of a supervisor: the task that keeps its children
-        self.scope = trio.CancelScope()
-        self.shutdown_requested = False
-        self.finished = False  # a process that stopped by itself
-        self.failure: BaseException | None = None  # set by whoever kills it
-        self.handled = 0
-        self.watchers: set[Pid] = set()  # who gets Down when this actor ends
-        self.monitoring: set[Pid] = set()  # whose Down this actor gets
-        self.asks: set[int] = set()  # asks in flight to this actor
-        # Timers: the number of the running timer by its correlation id, and a heap of (deadline, number, id) in which
-        # entries of replaced and cancelled timers stay until they surface or outnumber the others.
-        self.timers: dict[CorrelationId | None, int] = {}
-        self.timer_heap: list[tuple[float, int, CorrelationId | None]] = []
-        self.timer_number = 0
-        self.ahead = -1  # messages to handle before the due timer may fire; -1: none is known to be due
-        # Persistence: counts of this incarnation's records, and what waits for how many of them to be durable.
-        self.persisted = 0
-        self.durable = 0
-        self.held: deque[tuple[int, Pid, Any, CorrelationId | None]] = deque()
-        self.sync_done: trio.Event | None = None
-
-    def request_shutdown(self) -> None:
-        """Ask the actor to end after what waits in its mailbox now."""
-        self.shutdown_requested = True
-        self.wake()
-
-    def kill(self, failure: BaseException) -> None:
-        """Make the actor crash with this failure at its next checkpoint."""
-        if self.failure is None:
-            self.failure = failure
-        self.scope.cancel()
-
-    def start_timer(self, now: float, seconds: float, correlation_id: CorrelationId | None) -> None:
-        """Start a timer, or replace the one that runs under the same correlation id."""
-        self.timer_number += 1
-        self.timers[correlation_id] = self.timer_number
-        heap = self.timer_heap
-        heappush(heap, (now + seconds, self.timer_number, correlation_id))
-        if len(heap) > 2 * len(self.timers) + 64:
-            timers = self.timers
-            heap[:] = [entry for entry in heap if timers.get(entry[2]) == entry[1]]
-            heapify(heap)
-
-    def next_deadline(self) -> float:
-        """When the next timer is due, in Trio's clock; infinity if none runs."""
-        heap, timers = self.timer_heap, self.timers
-        while heap and timers.get(heap[0][2]) != heap[0][1]:
-            heappop(heap)
-        return heap[0][0] if heap else _INF
 
 
 class _Ask:
@@ -197,6 +115,8 @@ class Executor:
         self.pid = Pid("executor", node, "rabble")
         self.ask_pid = Pid("ask", node, "rabble")
         self.actors: dict[Pid, Actor] = {}
+        # Whose child has this name. A child keeps its name between its incarnations, when it is no actor.
+        self.owners: dict[Pid, SupervisorTask] = {}
         self.remote: RemoteRoute = lambda *_: "no link"
         # Built-in receivers that answer at once, in place of an actor: executor and cluster server.
         self.builtin: dict[Pid, Callable[[Any, Pid, CorrelationId | None], bool]] = {self.pid: self._on_message}
@@ -206,19 +126,31 @@ class Executor:
         self._handled_before = 0  # messages handled by actors that ended
         self._dead_letters: Counter[str] = Counter()
         self._observers: list[trio.MemorySendChannel[DeadLetter]] = []
+        self._not_observed = 0  # dead letters that a full observer was not shown
         self._dirty: dict[Actor, None] = {}  # actors with records appended since the last sync began
-        self._snapshots: deque[tuple[Actor, int, Callable[[], bytes]]] = deque()
         self._journal_work = trio.Event()
-        self._journal_failure: JournalError | None = None
+        # Snapshots to take, the newest of each process, which makes older ones needless.
+        self._snapshots: dict[Pid, tuple[Actor, int, Callable[[], bytes]]] = {}
+        self._snapshot_work = trio.Event()
+        self._journal_failure: Exception | None = None
         self.restarts = 0
 
     # ---------------------------------------------------------------- actors
 
-    def register(self, actor: Actor) -> None:
-        """Make an actor reachable. Raises `NameInUse`."""
-        if actor.pid in self.actors or actor.pid in self.builtin or actor.pid == self.ask_pid:
-            raise NameInUse.of(actor.pid)
+    def claim(self, pid: Pid, owner: SupervisorTask) -> None:
+        """Keep a name for a child of `owner`, over all its incarnations. Raises `NameInUse`."""
+        self._check_free(pid)
+        self.owners[pid] = owner
+
+    def register(self, actor: Actor, owner: SupervisorTask | None = None) -> None:
+        """Make an actor reachable: its owner's child, or nobody's. Raises `NameInUse`."""
+        if owner is None or self.owners.get(actor.pid) is not owner:
+            self._check_free(actor.pid)
         self.actors[actor.pid] = actor
+
+    def _check_free(self, pid: Pid) -> None:
+        if pid in self.actors or pid in self.owners or pid in self.builtin or pid == self.ask_pid:
+            raise NameInUse.of(pid)
 
     def unregister(self, actor: Actor, reason: str) -> None:
         """An actor ended: tell watchers, askers and waiting senders; what waited in its mailbox becomes dead letters."""
@@ -229,7 +161,9 @@ class Executor:
         self._ended_counts[reason.partition(":")[0]] += 1
         actor.close(reason)
         for number in actor.asks:
-            self._asks[number].set(Error(ActorDown(actor.pid, reason)))
+            ask = self._asks.pop(number, None)
+            if ask is not None:  # it is gone if the reply came, and the task that asked has not run since
+                ask.set(Error(ActorDown(actor.pid, reason)))
         actor.asks.clear()
         for pid in actor.monitoring:
             watched = self.actors.get(pid)
@@ -250,6 +184,8 @@ class Executor:
     def monitor(self, watcher: Actor, pid: Pid) -> None:
         """`watcher` gets `Down` when `pid` ends, or now if it does not run."""
         watched = self.actors.get(pid)
+        if pid in self.builtin:
+            return  # it lives as long as the node
         if watched is None:
             watcher.put((Down(pid, "not running" if pid.node == self.node else "node lost"), self.pid, None))
         else:
@@ -279,7 +215,8 @@ class Executor:
         reason = "mailbox full" if target.capacity else "not accepted"
         self.dead_letter(target.pid, sender, message, correlation_id, reason)
 
-    def _route_elsewhere(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> None:
+    def _route_elsewhere(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> str | None:
+        """Deliver to anything but an actor of this node; returns why it is a dead letter, if it is one."""
         if to == self.ask_pid:
             reason = self._reply(correlation_id, message)
         elif to in self.builtin:
@@ -290,6 +227,7 @@ class Executor:
             reason = self.remote(to, sender, message, correlation_id)
         if reason is not None:
             self.dead_letter(to, sender, message, correlation_id, reason)
+        return reason
 
     def dead_letter(
         self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None, reason: str
@@ -302,7 +240,7 @@ class Executor:
                 try:
                     observer.send_nowait(letter)
                 except (trio.WouldBlock, trio.BrokenResourceError):
-                    self._dead_letters["not observed"] += 1
+                    self._not_observed += 1
 
     def observe_dead_letters(self, observer: trio.MemorySendChannel[DeadLetter]) -> Callable[[], None]:
         """Send every dead letter from now on to a channel, as long as it has room; returns what ends it."""
@@ -319,7 +257,7 @@ class Executor:
             if target.try_put((message, sender, correlation_id)):
                 return
             if not target.capacity:
-                raise ActorDown(to, "it accepts no messages")
+                raise _not_accepted(to)
             raise trio.WouldBlock
         if to.node == self.node and to not in self.builtin and to != self.ask_pid:
             raise ActorDown(to, "not running")
@@ -334,6 +272,7 @@ class Executor:
         else:
             check_message(message)
             await _put(target, (message, sender, correlation_id))
+        # The message is on its way, so from here on nothing may be raised: it would be sent twice.
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def ask(self, to: Pid, message: Any) -> Any:
@@ -347,13 +286,16 @@ class Executor:
         try:
             target = self.actors.get(to)
             if target is not None:
-                await _put(target, (message, self.ask_pid, correlation_id))
+                # Before the message is in, so that an end of the actor can't be missed either.
                 ask.target = target
                 target.asks.add(number)
+                await _put(target, (message, self.ask_pid, correlation_id))
             elif to.node == self.node and to not in self.builtin:
                 raise ActorDown(to, "not running")
             else:
-                self._route_elsewhere(to, self.ask_pid, message, correlation_id)
+                refused = self._route_elsewhere(to, self.ask_pid, message, correlation_id)
+                if refused is not None:
+                    raise ActorDown(to, refused)
             return await ask.wait()
         finally:
             self._asks.pop(number, None)
@@ -362,8 +304,8 @@ class Executor:
 
     def _reply(self, correlation_id: CorrelationId | None, message: Any) -> str | None:
         """A message for the pid of asks: hand it to the task that waits for it."""
-        if correlation_id is None or correlation_id.request is None:
-            return "no correlation id"
+        if correlation_id is None or correlation_id.request is None or correlation_id.pid != self.ask_pid:
+            return "no correlation id"  # or one that no ask was sent with
         ask = self._asks.pop(correlation_id.request, None)
         if ask is None:
             return "late reply"
@@ -387,9 +329,8 @@ class Executor:
         try:
             while not self._has_finished(actor):
                 count = len(queue)
-                if count > BUDGET and not actor.shutdown_requested:
-                    count = BUDGET
-                for _ in range(count):
+                count = min(count, BUDGET)
+                for done in range(1, count + 1):
                     message, sender, correlation_id = popleft()
                     handle(message, sender, correlation_id, outbox)
                     if items:
@@ -409,6 +350,7 @@ class Executor:
                                     self._refuse(target, pid, effect, effect_id)
                             items.clear()
                         if actor.finished:
+                            count = done
                             break
                 actor.handled += count
                 if actor.senders:
@@ -416,10 +358,12 @@ class Executor:
                 message = _TIMEOUT
                 deadline = self._fire_timers(actor, process, outbox, items, count)
                 if actor.shutdown_requested and not actor.finished:
-                    message = _SHUTDOWN
-                    handle(_SHUTDOWN, self.pid, None, outbox)
-                    self._carry_out(actor, items)
-                    break
+                    actor.remaining -= count
+                    if actor.remaining <= 0:
+                        message = _SHUTDOWN
+                        handle(_SHUTDOWN, self.pid, None, outbox)
+                        self._carry_out(actor, items)
+                        break
                 if len(actor.held) > MAX_HELD:
                     await self._synced(actor)
                 elif queue or deadline == 0.0:
@@ -427,9 +371,9 @@ class Executor:
                 elif not actor.finished:
                     await actor.park(deadline)
         except Exception as error:
-            error.add_note(f"while {pid} handled {_shorten(message)} in state {_shorten(process)}")
+            error.add_note(f"while {pid} handled {shorten(message)} in state {shorten(process)}")
             raise
-        while actor.held:
+        while actor.durable < actor.persisted:
             await self._synced(actor)
 
     @staticmethod
@@ -440,7 +384,7 @@ class Executor:
     def _fire_timers(self, actor: Actor, process: Process, outbox: Outbox, items: list[Any], handled: int) -> float:
         """Fire what is due; returns when to come back: a deadline, infinity, or 0.0 for as soon as possible."""
         if not actor.timers:
-            return _INF
+            return INF
         deadline = actor.next_deadline()
         now = trio.current_time()
         if deadline > now:
@@ -469,7 +413,8 @@ class Executor:
         for to, effect, correlation_id, held in items:
             if to is None:
                 self._journal_effect(actor, effect)
-            elif held and actor.persisted > actor.durable:
+            elif held and actor.persisted > actor.durable and type(effect) is not Stop:
+                # (A process that stops handles no further message, and waits for its records before it is gone.)
                 actor.held.append((actor.persisted, to, effect, correlation_id))
             else:
                 self._effect(actor, to, effect, correlation_id)
@@ -489,7 +434,7 @@ class Executor:
                 actor.start_timer(trio.current_time(), effect.seconds, correlation_id)
                 return
             if kind is CancelTimer:
-                actor.timers.pop(correlation_id, None)
+                actor.cancel_timer(correlation_id)
                 return
             if kind is Monitor:
                 self.monitor(actor, effect.pid)
@@ -506,47 +451,68 @@ class Executor:
 
     async def _restore(self, actor: Actor, process: Process) -> None:
         if self._journal_failure is not None:
-            raise self._journal_failure
+            raise _journal_error(self._journal_failure)
         if self.journal.used:
             # What the last incarnation appended may be on its way: it must be all there or not at all.
-            await self.journal.sync()
+            await self._sync()
             stored = await self.journal.load(actor.pid)
             if stored is not None:
                 process.restore(stored.snapshot, stored.records)
 
     def _journal_effect(self, actor: Actor, effect: Persist | Snapshot) -> None:
         if self._journal_failure is not None:
-            raise self._journal_failure
+            raise _journal_error(self._journal_failure)
         if isinstance(effect, Persist):
             self.journal.append(actor.pid, effect.record)
             actor.persisted += 1
             self._dirty[actor] = None
+            self._journal_work.set()
         else:
-            self._snapshots.append((actor, self.journal.last_index(actor.pid), effect.encode))
-        self._journal_work.set()
+            self._snapshots[actor.pid] = (actor, self.journal.last_index(actor.pid), effect.encode)
+            self._snapshot_work.set()
 
     async def run_journal(self) -> None:
-        """Sync the journal whenever there is something to sync, and release what waited for it. Never returns."""
-        while True:
-            await self._journal_work.wait()
-            self._journal_work = trio.Event()
-            while self._snapshots:
-                await self._take_snapshot(*self._snapshots.popleft())
-            dirty = [(actor, actor.persisted) for actor in self._dirty]
-            self._dirty.clear()
+        """Sync the journal whenever there is something to sync, and release what waited for it, until it fails."""
+        async with trio.open_nursery() as nursery:
+            # A task of their own, because a sync must not wait until a large snapshot is encoded.
+            nursery.start_soon(self._take_snapshots, name="snapshots")
             try:
-                await self.journal.sync()
-            except JournalError as error:
-                self._fail_journal(error)
-                return
-            for actor, count in dirty:
-                self._release(actor, count)
+                while True:
+                    await self._journal_work.wait()
+                    self._journal_work = trio.Event()
+                    dirty = [(actor, actor.persisted) for actor in self._dirty]
+                    self._dirty.clear()
+                    await self._sync()
+                    for actor, count in dirty:
+                        self._release(actor, count)
+            except JournalError:
+                nursery.cancel_scope.cancel()
 
-    async def _take_snapshot(self, actor: Actor, upto: int, encode: Callable[[], bytes]) -> None:
+    async def _take_snapshots(self) -> None:
+        while True:
+            await self._snapshot_work.wait()
+            self._snapshot_work = trio.Event()
+            while self._snapshots:
+                # One at a time, so that an older snapshot of a process can't arrive after a newer one.
+                actor, upto, encode = self._snapshots.pop(next(iter(self._snapshots)))
+                try:
+                    snapshot = await trio.to_thread.run_sync(encode)
+                    if not isinstance(snapshot, bytes):
+                        raise TypeError(f"encode() of a snapshot returns bytes, not {type(snapshot).__name__}")
+                    self.journal.replace(actor.pid, upto, snapshot)
+                except Exception as error:  # whatever a user's encode() raises is that actor's crash and nobody else's
+                    actor.kill(error)
+                else:
+                    self._journal_work.set()
+
+    async def _sync(self) -> None:
+        """Sync the journal. Raises `JournalError`, when it is over with the journal and all that need it."""
         try:
-            self.journal.replace(actor.pid, upto, await trio.to_thread.run_sync(encode))
-        except Exception as error:  # whatever a user's encode() raises is that actor's crash and nobody else's
-            actor.kill(error)
+            await self.journal.sync()
+        except Exception as error:
+            if self._journal_failure is None:
+                self._fail_journal(error)
+            raise _journal_error(error) from error
 
     def _release(self, actor: Actor, durable: int) -> None:
         if self.actors.get(actor.pid) is not actor or durable <= actor.durable:
@@ -560,12 +526,13 @@ class Executor:
         if actor.sync_done is not None:
             actor.sync_done.set()
 
-    def _fail_journal(self, error: JournalError) -> None:
+    def _fail_journal(self, error: Exception) -> None:
+        """After any error of a sync nobody knows what is on the disk, so it is not tried again."""
         logger.critical("%s: the journal failed, so processes that persist stop: %s", self.node, error)
         self._journal_failure = error
         for actor in list(self.actors.values()):
             if actor.persisted:
-                actor.kill(error)
+                actor.kill(_journal_error(error))
 
     async def _synced(self, actor: Actor) -> None:
         actor.sync_done = trio.Event()
@@ -608,6 +575,7 @@ class Executor:
             "asks": self._ask_number,
             **{f"actors_ended_{reason.replace(' ', '_')}": n for reason, n in sorted(self._ended_counts.items())},
             **{f"dead_letters_{reason.replace(' ', '_')}": n for reason, n in sorted(self._dead_letters.items())},
+            "dead_letters_not_observed": self._not_observed,
         }
         gauges = {
             "actors": float(len(actors)),
@@ -629,17 +597,27 @@ def check_message(message: Any) -> None:
 
 async def _put(target: Actor, item: Item) -> None:
     """Put into a mailbox, waiting for room; no checkpoint after it is in."""
-    while not target.try_put(item):
-        if not target.capacity:
-            raise ActorDown(target.pid, "it accepts no messages")
-        await target.senders.park()
-        if target.closed is not None:
-            raise ActorDown(target.pid, target.closed)
+    if not target.capacity:
+        raise _not_accepted(target.pid)
+    if not await target.put_when_room(item):
+        raise ActorDown(target.pid, target.closed or "ended")
 
 
-def _shorten(value: object) -> str:
+def _not_accepted(pid: Pid) -> ActorDown:
+    return ActorDown(pid, "it accepts no messages")
+
+
+def _journal_error(cause: Exception) -> JournalError:
+    """A fresh error for each actor that gets it: raising one instance in several tasks would mix their tracebacks."""
+    error = JournalError(str(cause) if isinstance(cause, JournalError) else f"{type(cause).__name__}: {cause}")
+    error.__cause__ = cause
+    return error
+
+
+def shorten(value: object, show: Callable[[Any], str] = repr) -> str:
+    """`repr(value)`, or what else `show` makes of it, short enough for a log; never an error."""
     try:
-        shown = repr(value)
+        shown = show(value)
     except Exception as error:
-        shown = f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
+        shown = f"<{type(value).__name__} that can't be shown: {type(error).__name__}>"
     return shown if len(shown) <= 500 else f"{shown[:500]}..."

@@ -3,8 +3,9 @@
 Rules of every journal:
 
 1. `append` and `replace` only remember; `sync` makes all that was remembered before it durable, in order.
-2. `load` gives what is durable: a snapshot, if there is one, and the records after it.
-3. An error of `sync` is final: what is on the disk is unknown, so nothing is ever appended or synced again.
+2. Several tasks may wait in `sync` at once; each returns when all that was remembered before its own call is durable.
+3. `load` gives what is durable: a snapshot, if there is one, and the records after it.
+4. An error of `sync` is final: what is on the disk is unknown, so nothing is ever appended or synced again.
 """
 
 from __future__ import annotations
@@ -99,10 +100,13 @@ class MemoryJournal(Journal):
 
     async def sync(self) -> None:
         """See `Journal.sync`."""
-        pending, self._pending = self._pending, []
         await trio.lowlevel.cancel_shielded_checkpoint()
+        # All in one piece after the checkpoint: of two tasks that sync at once, either may come back from it first.
+        pending, self._pending = self._pending, []
         for pid, index, data, is_snapshot in pending:
             log = self._logs.setdefault(pid, _Log())
+            if is_snapshot and index + 1 < log.first:
+                continue  # a newer snapshot stands for these records already
             if is_snapshot:
                 del log.records[: max(0, index + 1 - log.first)]
                 log.first = max(log.first, index + 1)

@@ -5,7 +5,8 @@ Rules:
 1. A queue holds `(message, sender, correlation_id)` and never grows beyond its capacity, but for the few messages of the
    runtime (`Down`, `Persisted`), of which there is one per monitor and one per sync.
 2. One task receives. It parks when the queue is empty, and whoever puts something in wakes it.
-3. Trio code that sends to a full queue parks until there is room, first come first served. Nobody else ever waits.
+3. Trio code that sends to a full queue parks until there is room, first come first served: the receiver that makes room
+   puts the item in itself, so nobody can take the place meanwhile. Nobody else ever waits.
 
 It has the semantics of a Trio memory channel, and is none because of its price: a channel takes about a microsecond a
 message and a checkpoint each, while a process that wakes takes all that waits with one checkpoint.
@@ -19,12 +20,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
+from outcome import Value
 
 from ._ids import CorrelationId, Pid
 from ._process import Envelope
 
 if TYPE_CHECKING:
-    from ._executor import Actor, Executor
+    from ._actor import Actor
+    from ._executor import Executor
 
 Item = tuple[Any, Pid, CorrelationId | None]
 """(message, sender, correlation id)"""
@@ -40,7 +43,7 @@ class MessageQueue:
         self.capacity = capacity
         self.closed: str | None = None  # why nothing can be put in any more
         self.task: trio.lowlevel.Task | None = None  # the receiver, while it is parked
-        self.senders = trio.lowlevel.ParkingLot()
+        self.senders: dict[trio.lowlevel.Task, Item] = {}  # who waits for room, and with what; in order
 
     def wake(self) -> None:
         """Let the receiver run, if it is parked."""
@@ -62,15 +65,37 @@ class MessageQueue:
         self.put(item)
         return True
 
+    async def put_when_room(self, item: Item) -> bool:
+        """Put in, waiting for room; tells whether it is in, which it is not if the queue was closed meanwhile.
+
+        If cancelled, the item is not in. Not a checkpoint if there is room.
+        """
+        if self.try_put(item):
+            return True
+        task = trio.lowlevel.current_task()
+        self.senders[task] = item
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            del self.senders[task]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        return bool(await trio.lowlevel.wait_task_rescheduled(abort))
+
     def make_room(self) -> None:
-        """Wake as many waiting senders as there is room for."""
-        if self.senders:
-            self.senders.unpark(count=max(0, int(min(self.capacity - len(self.queue), len(self.senders)))))
+        """Let in as many waiting senders as there is room for. The receiver calls it after it took something out."""
+        senders, queue = self.senders, self.queue
+        while senders and len(queue) < self.capacity:
+            task = next(iter(senders))
+            queue.append(senders.pop(task))
+            trio.lowlevel.reschedule(task, Value(True))
 
     def close(self, reason: str) -> None:
-        """Nothing can be put in any more; waiting senders learn it."""
+        """Nothing can be put in any more: waiting senders learn it, and a waiting receiver."""
         self.closed = reason
-        self.senders.unpark_all()
+        senders, self.senders = self.senders, {}
+        for task in senders:
+            trio.lowlevel.reschedule(task, Value(False))
+        self.wake()
 
     async def park(self, deadline: float) -> None:
         """Wait until woken, or until the deadline (in Trio's clock)."""
@@ -133,7 +158,11 @@ class Mailbox:
         return await self._executor.ask(to, message)
 
     async def receive(self) -> Envelope:
-        """The next envelope. Raises `trio.EndOfChannel` once the actor was asked to shut down and nothing waits."""
+        """The next envelope. Raises `trio.EndOfChannel` once the actor was asked to shut down.
+
+        What waited when it was asked still comes before that, and what is sent later does not: senders that never pause
+        can't keep an actor from ending.
+        """
         await trio.lowlevel.checkpoint()
         while True:
             try:
@@ -146,13 +175,17 @@ class Mailbox:
     def receive_nowait(self) -> Envelope:
         """Like `receive`, but raises `trio.WouldBlock` if nothing waits."""
         actor = self._actor
+        if actor.shutdown_requested:
+            if actor.remaining <= 0:
+                raise trio.EndOfChannel
+            actor.remaining -= 1
         if actor.queue:
             message, sender, correlation_id = actor.queue.popleft()
             actor.handled += 1
             if actor.senders:
                 actor.make_room()
             return Envelope(actor.pid, sender, message, correlation_id)
-        if actor.shutdown_requested or actor.closed is not None:
+        if actor.closed is not None:
             raise trio.EndOfChannel
         raise trio.WouldBlock
 
@@ -166,7 +199,12 @@ class Mailbox:
             raise StopAsyncIteration from None
 
     def monitor(self, pid: Pid) -> None:
-        """Receive one `Down(pid, reason)` when that actor ends; at once if it does not run."""
+        """Receive one `Down(pid, reason)` when that actor ends; at once if it does not run. Twice counts as once.
+
+        Raises `trio.ClosedResourceError` if this mailbox is closed.
+        """
+        if self._actor.closed is not None:
+            raise trio.ClosedResourceError(f"the mailbox of {self.pid} is closed")
         self._executor.monitor(self._actor, pid)
 
     def demonitor(self, pid: Pid) -> None:
@@ -176,4 +214,4 @@ class Mailbox:
     def statistics(self) -> MailboxStatistics:
         """How full the mailbox is."""
         actor = self._actor
-        return MailboxStatistics(len(actor.queue), actor.capacity, actor.senders.statistics().tasks_waiting)
+        return MailboxStatistics(len(actor.queue), actor.capacity, len(actor.senders))

@@ -11,9 +11,10 @@ from typing import Any
 
 import trio
 
+from ._actor import Actor
 from ._cluster import ClusterServer
-from ._errors import ActorDown, ActorKilled, InsecureAddress
-from ._executor import Actor, DeadLetter, Executor
+from ._errors import ActorDown, ActorKilled, InsecureAddress, NodeClosed
+from ._executor import DeadLetter, Executor
 from ._ids import CorrelationId, NodeId, Pid
 from ._journal import Journal, MemoryJournal
 from ._mailbox import Mailbox
@@ -83,9 +84,11 @@ class Node:
         seconds it has to end by itself when it is stopped. `supervisor`: the pid of the supervisor to start it under, by
         default the node's own.
 
-        Raises what the factory or `init` raises, `NameInUse`, `InvalidId`, or `ActorDown` if there is no such supervisor.
+        If cancelled, the actor does not run. Raises what the factory or `init` raises, `NameInUse`, `InvalidId`,
+        `NodeClosed`, or `ActorDown` if there is no such supervisor, or it stops meanwhile.
         """
         spec = ChildSpec(name, factory, restart, shutdown, group)
+        self._check_open()
         if supervisor is None:
             return await self._root.start_child(spec)
         parent = self._actor(supervisor).children
@@ -96,22 +99,30 @@ class Node:
     async def stop(self, pid: Pid) -> None:
         """Ask an actor to end, cancel it when its time is up, and return when it has ended. It is not restarted.
 
-        Raises `ActorDown` if it does not run.
+        An actor that waits to be restarted is not restarted any more. If `stop` is cancelled, the actor ends all the same.
+        Raises `ActorDown` if there is no such actor.
         """
-        actor = self._actor(pid)
-        if actor.supervisor is None:
-            raise ActorDown(pid, "it belongs to the Trio code that opened it, or to the node itself")
-        await actor.supervisor.stop_child(pid)
+        owner = self._executor.owners.get(pid)
+        if owner is None:
+            raise self._no_child(pid)
+        await owner.stop_child(pid)
 
     def kill(self, pid: Pid, reason: str = "killed") -> None:
         """Make an actor crash at its next checkpoint, as if it had raised `ActorKilled(reason)`; for tests and operators.
 
         Its supervisor treats that as any crash. Raises `ActorDown` if it does not run.
         """
-        actor = self._actor(pid)
-        if actor.supervisor is None:
-            raise ActorDown(pid, "it belongs to the Trio code that opened it, or to the node itself")
-        actor.kill(ActorKilled(reason))
+        if pid not in self._executor.owners:
+            raise self._no_child(pid)
+        self._actor(pid).kill(ActorKilled(reason))
+
+    def _no_child(self, pid: Pid) -> ActorDown:
+        self._actor(pid)
+        return ActorDown(pid, "it belongs to the Trio code that opened it, or to the node itself")
+
+    def _check_open(self) -> None:
+        if self._root.stopping:
+            raise NodeClosed(f"{self.id} is closed, or closing: it starts no more actors")
 
     def _actor(self, pid: Pid) -> Actor:
         actor = self._executor.actors.get(pid)
@@ -145,8 +156,12 @@ class Node:
     async def open_mailbox(self, name: str, *, group: str | None = None, size: int = 10_000) -> AsyncIterator[Mailbox]:
         """Be an actor in Trio code: an address to send from and to receive at, for the length of an `async with`.
 
-        `size`: messages that may wait. Raises `NameInUse`, `InvalidId`.
+        `size`: messages that may wait; 0 for one that only sends. Raises `NameInUse`, `InvalidId`, `NodeClosed`, and
+        `ValueError` if `size` is negative.
         """
+        if not size >= 0:
+            raise ValueError(f"the size of a mailbox is 0 or more, not {size!r}")
+        self._check_open()
         actor = Actor(self.pid(name, group), "mailbox", size)
         self._executor.register(actor)
         try:
@@ -226,11 +241,11 @@ async def open_node(
         async with trio.open_nursery() as nursery:
             cluster = ClusterServer()
             node_id = await nursery.start(cluster.listen, node_id)
-            executor = Executor(node_id, journal or MemoryJournal())
+            executor = Executor(node_id, MemoryJournal() if journal is None else journal)
             cluster.attach(executor)
             actor = Actor(Pid("supervisor", node_id, "rabble"), "supervisor", 0)
             executor.register(actor)
-            root = SupervisorTask(supervisor or Supervisor(), actor, executor, rng or random.Random())
+            root = SupervisorTask(supervisor or Supervisor(), actor, executor, random.Random() if rng is None else rng)
             actor.children = root
             nursery.start_soon(executor.run_journal, name=f"journal of {node_id}")
             root_ended = trio.Event()
@@ -247,7 +262,11 @@ async def open_node(
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         own = leaf(group)
-        failure = failure or own
+        if failure is None:
+            failure = own
+        elif failure.__context__ is None:
+            # The user's error goes first. What the node had to say, for example why it gave up, is shown above it.
+            failure.__context__ = _split(own)[1]
     if failure is not None:
         raise failure
 

@@ -12,6 +12,9 @@ Rules, which are OTP's:
 5. A child that can't start is not retried when it starts for the first time: the error goes to who asked for it.
 6. To stop a child is to ask it (`Shutdown`), and to cancel it if it has not ended after `shutdown` seconds. A child that
    is a supervisor gets all the time its own children are allowed.
+7. A child that is being started is cancelled, not asked: when whoever spawns it is cancelled, when it is stopped, and
+   when its supervisor stops. So an `init` that hangs keeps nobody from stopping.
+8. A child's name is taken from its first start until it is gone for good, also between two incarnations.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ from typing import Any, Final, Literal, cast
 
 import trio
 
-from ._errors import ActorDown, ChildFailed, NameInUse
-from ._executor import Actor, Executor
+from ._actor import INF, Actor
+from ._errors import ActorDown, ChildFailed
+from ._executor import Executor, shorten
 from ._ids import Pid, check_name
 from ._mailbox import Mailbox
 from ._process import Process
@@ -108,24 +112,19 @@ class _Child:
         self.pid = pid
         self.actor: Actor | None = None  # the running incarnation
         self.is_supervisor = False
-        self.stopping = False  # its end is our doing
+        self.stopping = False  # the end of this incarnation is our doing
+        self.unwanted = False  # it is to be stopped for good
         self.failure: Exception | None = None  # how the last incarnation ended; None: it finished
-        self.ended = trio.Event()
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """What a supervisor is asked from outside; the outcome is in the fields once `done` is set."""
-
-    kind: Literal["start", "stop"]
-    spec: ChildSpec | None
-    pid: Pid
-    done: trio.Event
-    failure: BaseException | None = None
+        self.ended = trio.Event()  # this incarnation
+        self.gone = trio.Event()  # all of it
 
 
 class SupervisorTask:
-    """A running supervisor: the only one that starts and stops its children, one thing after the other."""
+    """A running supervisor. It restarts and stops its children, one thing after the other, in a task of its own.
+
+    A child that is spawned is started in the task of whoever spawns it, under that task's cancel scopes; from then on the
+    supervisor has it. So one that starts slowly keeps nobody else waiting.
+    """
 
     def __init__(self, supervisor: Supervisor, actor: Actor, executor: Executor, rng: random.Random) -> None:
         self._plan = supervisor
@@ -133,105 +132,104 @@ class SupervisorTask:
         self._executor = executor
         self._rng = rng
         self._children: dict[Pid, _Child] = {}  # in the order of their start
+        self._starting: dict[_Child, trio.CancelScope] = {}  # first starts and restarts
         self._ended: deque[_Child] = deque()
-        self._requests: deque[_Request] = deque()
+        self._unwanted: deque[_Child] = deque()
         self._restarts: deque[float] = deque()
-        self._restart_at = float("inf")
-        self._to_restart: dict[_Child, None] = {}
+        self._to_restart: dict[_Child, float] = {}  # who waits to be restarted, and until when, in Trio's clock
         self._closed = False
         self._nursery: trio.Nursery
 
     # ------------------------------------------------------------ from outside
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it starts no more children."""
+        return self._closed or self._actor.shutdown_requested
+
     async def start_child(self, spec: ChildSpec) -> Pid:
-        """Start one more child, after all others. Raises what its factory or `init` raises, or `NameInUse`."""
-        pid = Pid(spec.name, self._executor.node, spec.group)
-        await self._request(_Request("start", spec, pid, trio.Event()))
-        return pid
+        """Start one more child, after all others. Raises what its factory or `init` raises, `NameInUse` or `ActorDown`.
+
+        If cancelled, the child does not run.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.stopping:
+            raise ActorDown(self._actor.pid, "it is stopping")
+        child = _Child(spec, Pid(spec.name, self._executor.node, spec.group))
+        await self._start_first(child)
+        return child.pid
 
     async def stop_child(self, pid: Pid) -> None:
-        """Stop a child for good; returns when it has ended. Raises `ActorDown` if it is no child."""
-        await self._request(_Request("stop", None, pid, trio.Event()))
+        """Stop a child for good; returns when it has ended. Raises `ActorDown` if it is no child.
 
-    async def _request(self, request: _Request) -> None:
-        if self._closed:
-            raise ActorDown(self._actor.pid, "its supervisor is stopping")
-        self._requests.append(request)
+        If cancelled, the child ends all the same.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        starting = next((child for child in self._starting if child.pid == pid), None)
+        child = starting or self._children.get(pid)
+        if child is None:
+            raise ActorDown(pid, "not running")
+        child.unwanted = True
+        if starting is not None:
+            self._starting[starting].cancel()
+        self._unwanted.append(child)
         self._actor.wake()
-        try:
-            await request.done.wait()
-        except trio.Cancelled:
-            if request in self._requests:  # not begun, so it need not happen
-                self._requests.remove(request)
-            raise
-        if request.failure is not None:
-            raise request.failure
+        await child.gone.wait()
+
+    def give_up_starts(self) -> None:
+        """Cancel the children that are being started: the supervisor is to stop."""
+        for scope in self._starting.values():
+            scope.cancel()
 
     # ------------------------------------------------------------------- loop
 
     async def run(self, started: Callable[[], None]) -> None:
         """Start the children, then keep them until asked to shut down; raises `ChildFailed` when giving up."""
-        actor = self._actor
         failure: BaseException | None = None
         try:
             async with trio.open_nursery() as self._nursery:
                 try:
                     for spec in self._plan.children:
-                        await self._start(_Child(spec, Pid(spec.name, self._executor.node, spec.group)))
+                        await self._start_first(_Child(spec, Pid(spec.name, self._executor.node, spec.group)))
                     started()
-                    while not actor.shutdown_requested:
+                    while not self._actor.shutdown_requested:
                         await self._next_event()
                 finally:
                     self._closed = True
-                    self._refuse_requests()
+                    self.give_up_starts()
                     await self._stop_children(list(self._children.values()))
         except BaseExceptionGroup as group:
             failure = leaf(group)
+        finally:
+            for child in list(self._children.values()):
+                self._forget(child)
         if failure is not None:
             raise failure
 
     async def _next_event(self) -> None:
         if self._ended:
             await self._on_end(self._ended.popleft())
-        elif self._requests:
-            await self._on_request(self._requests.popleft())
-        elif trio.current_time() >= self._restart_at:
-            await self._restart()
-        else:
-            await self._actor.park(self._restart_at)
-
-    def _refuse_requests(self) -> None:
-        while self._requests:
-            request = self._requests.popleft()
-            request.failure = ActorDown(request.pid, "its supervisor is stopping")
-            request.done.set()
-
-    async def _on_request(self, request: _Request) -> None:
-        try:
-            if request.spec is not None:
-                if request.pid in self._children:
-                    raise NameInUse.of(request.pid)
-                await self._start(_Child(request.spec, request.pid))
-            else:
-                child = self._children.get(request.pid)
-                if child is None:
-                    raise ActorDown(request.pid, "not running")
+        elif self._unwanted:
+            child = self._unwanted.popleft()
+            if self._children.get(child.pid) is child:
                 await self._stop_children([child])
                 self._forget(child)
-        except Exception as error:
-            request.failure = error
-        except BaseException:
-            request.failure = ActorDown(request.pid, "its supervisor is stopping")
-            raise
-        finally:
-            request.done.set()
+        else:
+            next_restart = min(self._to_restart.values(), default=INF)
+            if trio.current_time() >= next_restart:
+                await self._restart()
+            else:
+                await self._actor.park(next_restart)
 
     async def _on_end(self, child: _Child) -> None:
         """A child ended that nobody stopped: restart it, or let it go."""
         if child.stopping or self._children.get(child.pid) is not child:
             return
-        restart = child.spec.restart
-        if restart == "temporary" or (restart == "transient" and child.failure is None):
+        if (
+            child.unwanted
+            or child.spec.restart == "temporary"
+            or (child.spec.restart == "transient" and child.failure is None)
+        ):
             self._forget(child)
             return
         now = trio.current_time()
@@ -242,14 +240,22 @@ class SupervisorTask:
         if len(restarts) > self._plan.intensity:
             raise ChildFailed(child.pid, len(restarts) - 1, self._plan.period) from child.failure
         group = self._affected(child)
-        self._to_restart.update(dict.fromkeys(group))
         await self._stop_children([other for other in group if other is not child])
-        delay = 0.0
-        if len(restarts) > 1:
-            delay = min(self._plan.max_backoff, self._plan.backoff * 2.0 ** (len(restarts) - 2))
-            delay *= 0.5 + self._rng.random() / 2
-        self._restart_at = now + delay
+        delay = self._backoff(len(restarts))
+        for other in group:
+            if other.spec.restart == "temporary":
+                self._forget(other)
+            else:
+                self._to_restart[other] = now + delay
         logger.warning("%s: restarting %s%s", self._actor.pid, child.pid, f" in {delay:.2f} s" if delay else "")
+
+    def _backoff(self, restarts: int) -> float:
+        """Seconds to wait before the last of so many restarts within a period."""
+        if restarts <= 1:
+            return 0.0
+        # The exponent is bounded because floats end at 2**1024; the delay is, by far sooner.
+        delay = min(self._plan.max_backoff, self._plan.backoff * 2.0 ** min(restarts - 2, 60))
+        return delay * (0.5 + self._rng.random() / 2)
 
     def _affected(self, child: _Child) -> list[_Child]:
         """Who is restarted with a child, itself included, in the order of their start."""
@@ -261,25 +267,45 @@ class SupervisorTask:
         return children[children.index(child) :]
 
     async def _restart(self) -> None:
-        self._restart_at = float("inf")
+        """Restart the children whose time has come."""
+        now = trio.current_time()
         # In the order of the children, which is not the order in which they failed.
-        for child in [child for child in self._children.values() if child in self._to_restart]:
+        for child in [child for child in self._children.values() if self._to_restart.get(child, INF) <= now]:
+            if self._actor.shutdown_requested:
+                return
             del self._to_restart[child]
+            if child.unwanted:
+                continue
             self._executor.restarts += 1
             try:
                 await self._start(child)
             except Exception as error:
+                if child.unwanted or self.stopping:
+                    continue  # it was we who cancelled its start
                 child.failure = error
                 logger.exception("%s: %s could not be restarted", self._actor.pid, child.pid)
                 await self._on_end(child)
                 return
 
     def _forget(self, child: _Child) -> None:
+        """A child is gone for good."""
         if self._children.get(child.pid) is child:
             del self._children[child.pid]
         self._to_restart.pop(child, None)
+        if self._executor.owners.get(child.pid) is self and not child.gone.is_set():
+            del self._executor.owners[child.pid]
+        child.gone.set()
 
     # --------------------------------------------------------------- children
+
+    async def _start_first(self, child: _Child) -> None:
+        """Start a new child. It is one of the children from the moment it is initialised, and otherwise gone."""
+        self._executor.claim(child.pid, self)
+        try:
+            await self._start(child)
+        finally:
+            if self._children.get(child.pid) is not child:
+                self._forget(child)
 
     async def _start(self, child: _Child) -> None:
         """Start an incarnation of a child; returns when it is initialised, raises what kept it from that."""
@@ -287,27 +313,34 @@ class SupervisorTask:
         child.failure = None
         child.stopping = False
         failure: BaseException | None = None
+        scope = self._starting[child] = trio.CancelScope()
         try:
-            await self._nursery.start(self._run_child, child)
+            with scope:
+                await self._nursery.start(self._run_child, child)
         except BaseExceptionGroup as group:
             failure = leaf(group)
+        finally:
+            del self._starting[child]
         if failure is not None:
             raise failure
-        self._children.setdefault(child.pid, child)
+        if scope.cancelled_caught:
+            raise ActorDown(child.pid, "it was stopped before it was initialised")
 
     async def _run_child(self, child: _Child, task_status: trio.TaskStatus[None]) -> None:
-        """One incarnation, from its factory to its end. Nothing but cancellation of the whole tree leaves it."""
+        """One incarnation, from its factory to its end. Only cancellation, and what keeps it from starting, leave it."""
         factory = child.spec.factory
         made = service_of(cast(Any, factory)) if is_async_factory(factory) else cast(Any, factory)()
         actor = self._make_actor(child, made)
         executor = self._executor
-        executor.register(actor)
+        executor.register(actor, self)
         child.actor = actor
         reached_start = False
 
         def started() -> None:
             nonlocal reached_start
             reached_start = True
+            # Now, and not when the task that starts it runs again: until then it may have crashed already.
+            self._children.setdefault(child.pid, child)
             task_status.started()
 
         reason = "stopped"
@@ -323,10 +356,15 @@ class SupervisorTask:
                 reason = "finished"
         except Exception as error:
             child.failure = error
-            reason = f"crashed: {type(error).__name__}: {error}"[:500]
+            reason = shorten(error, _describe_crash)
             if not reached_start:
                 raise
             logger.error("%s crashed", actor.pid, exc_info=error)
+        except BaseException:
+            # The whole tree is cancelled, or whoever spawned this child was before it had it. Either way it is not ours to
+            # restart. (A Ctrl-C that hit the actor's own code comes here too.)
+            child.unwanted = True
+            raise
         finally:
             child.actor = None
             executor.unregister(actor, reason)
@@ -347,7 +385,8 @@ class SupervisorTask:
                 f"the factory of {child.pid} made {made!r}: it must make a Process, a Service or a Supervisor, or be an "
                 "async function that takes a mailbox"
             )
-        actor.supervisor = self
+        if not actor.capacity >= 0:
+            raise ValueError(f"mailbox_size of {type(made).__name__} must be 0 or more, not {actor.capacity!r}")
         return actor
 
     async def _run_actor(self, actor: Actor, made: Any, started: Callable[[], None]) -> None:
@@ -368,15 +407,20 @@ class SupervisorTask:
         for child in reversed(children):
             actor = child.actor
             child.stopping = True
+            self._to_restart.pop(child, None)
             if actor is None:
                 continue
             actor.request_shutdown()
-            with trio.move_on_after(float("inf") if child.is_supervisor else child.spec.shutdown):
+            with trio.move_on_after(INF if child.is_supervisor else child.spec.shutdown):
                 await child.ended.wait()
             if not child.ended.is_set():
                 logger.warning("%s did not end within %g s, so it is cancelled", actor.pid, child.spec.shutdown)
                 actor.scope.cancel()
                 await child.ended.wait()
+
+
+def _describe_crash(error: Exception) -> str:
+    return f"crashed: {type(error).__name__}: {error}"
 
 
 def leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
