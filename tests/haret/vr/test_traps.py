@@ -347,3 +347,45 @@ def test_acknowledgements_of_an_old_view_never_count(make_network):
     network.settle()
     assert network.state(2).commit == 1
     assert network.replies(2) == []
+
+
+def test_a_primary_that_is_heard_but_hears_nobody_gives_way(network, session):
+    """Its heartbeats would keep the others content for ever, and no request would ever be committed."""
+    network.cut = {(1, 0), (2, 0)}
+    network.request(0, session, 1)
+    network.run(25)
+    assert 1 in network.primaries()
+    network.request(1, session, 1)
+    network.settle()
+    assert len(network.replies(1)) == 1
+    network.cut = set()
+    network.run(3)
+    network.assert_converged(0, 1, 2)
+
+
+def test_a_primary_that_was_alone_serves_again_with_one_backup(network, session):
+    """It fell silent meanwhile; a third replica is down, so nothing is decided without it."""
+    network.crash(2)
+    network.isolate(0)
+    network.request(0, session, 1)
+    network.run(40)
+    assert network.replies() == []
+    network.cut = set()
+    network.run(40)
+    network.assert_converged(0, 1)
+    network.request(network.primaries()[0], session, 1)
+    network.settle()
+    assert len(network.replies(1)) == 1
+
+
+def test_slow_acknowledgements_and_a_replica_that_hears_nobody_do_not_add_up(network, session):
+    network.request(0, session, 1)
+    held = network.hold(Prepare, to=1)
+    network.lose(Prepare, to=2)
+    network.tick(0, 4)
+    network.give(0, StartViewChange(0, 1, 0), network.pids[2])
+    assert network.primaries() == [0]
+    network.release(held)
+    network.settle()
+    assert len(network.replies(1)) == 1
+    assert network.state(0).view == 0

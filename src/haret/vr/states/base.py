@@ -31,7 +31,6 @@ from ..messages import (
     Prepare,
     Request,
     StartView,
-    StartViewChange,
 )
 from ..transfer import answer
 
@@ -127,15 +126,6 @@ class State:
         """Somebody votes for a later view, so a quorum wished for it: join (section 4.2)."""
         if message.view > self.ctx.view:
             return ToViewChange(message.view, sender, message)
-        return None
-
-    def on_later_wish(
-        self, message: StartViewChange, sender: Pid, cid: CorrelationId | None, output: Outbox
-    ) -> Transition | None:
-        """A mere wish moves nobody who hears from a quorum; but follow somebody who has entered a later view."""
-        if message.entered > self.ctx.view:
-            self.ctx.wishes.note(sender, message.view)
-            return ToViewChange(message.entered)
         return None
 
     def on_later_view(

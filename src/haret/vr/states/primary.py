@@ -11,7 +11,10 @@ Rules:
 5. Nothing is ever lost for good: an idle primary tells its op in each heartbeat, a backup that lacks some of it asks for
    it, and repeats its acknowledgement while anything is uncommitted. Who has not acknowledged anything in this view is
    told again that the view has begun.
-6. A wish for another view does not move a primary; the fact that a replica has entered one does.
+6. A wish for another view does not move a primary whose entries are committed; the fact that a replica has entered one
+   does. A primary whose entries have not been committed for its patience may be one that is heard, but hears nobody: it
+   falls silent, so that the others can wish for another view, and it joins their wish. (Else a network that fails in one
+   direction only would stop the group for as long as that lasts.)
 
 | message          | what it does                                                     |
 |------------------|------------------------------------------------------------------|
@@ -53,10 +56,10 @@ from ..messages import (
     SessionExpired,
     SessionOpened,
     StartView,
-    StartViewChange,
 )
 from ..quorum import acknowledged
-from .base import State, Transition
+from .base import Transition
+from .waiting import Waiting
 
 Asker = tuple[Pid, CorrelationId | None]
 """Who gets the reply."""
@@ -68,7 +71,7 @@ MAX_NUMBER = 2**63 - 1
 """Session and request numbers stay below it, so that they fit the wire and sums of them don't grow."""
 
 
-class Primary(State):
+class Primary(Waiting):
     """Status normal, and primary of the view."""
 
     status: ClassVar[str] = "normal"
@@ -97,7 +100,6 @@ class Primary(State):
             Prepare: self.on_later_view,
             Commit: self.on_later_view,
             StartView: self.on_later_view,
-            StartViewChange: self.on_later_wish,
             DoViewChange: self.on_later_vote,
             GetState: self.on_get_state,
         }
@@ -116,6 +118,9 @@ class Primary(State):
 
     def tick(self, output: Outbox) -> Transition | None:
         ctx = self.ctx
+        self.silence = self.silence + 1 if ctx.log.op > ctx.commit else 0
+        if self.restless():
+            return None
         commit = Commit(ctx.epoch, ctx.view, ctx.commit, ctx.log.op)
         for peer, op in self._acked.items():
             if op == NOTHING:
@@ -127,6 +132,11 @@ class Primary(State):
 
     def primary(self) -> Pid | None:
         return self.ctx.pid
+
+    def restless(self) -> bool:
+        # Not after half the patience, as a backup: one replica that hears nobody, and therefore always has a wish, must
+        # not gain a supporter whenever acknowledgements are a little slow.
+        return self.silence >= self.patience
 
     def _start_view(self) -> StartView:
         ctx = self.ctx
@@ -273,6 +283,7 @@ class Primary(State):
             else:
                 self._commit_session(op, entry, output)
         ctx.commit = commit
+        self.heard()
         while ends and ends[0] <= commit:
             ends.popleft()
         while self._sent < ctx.log.op and len(ends) < ctx.settings.pipeline:

@@ -1,4 +1,4 @@
-"""What a replica does that waits for a primary: a backup, and one in a view change or a state transfer.
+"""What a replica does that waits: a backup for its primary, a primary for acknowledgements, the others for an outcome.
 
 The view change has a pre-vote (an addition to section 4.2; TigerBeetle changes the protocol likewise). Rules:
 
@@ -37,6 +37,10 @@ class Waiting(State):
     def floor(self) -> int:
         """Wishes and entered views up to this one are no news."""
         return self.ctx.view
+
+    def restless(self) -> bool:
+        """Whether this replica joins the wish of another one (rule 3)."""
+        return 2 * self.silence >= self.patience
 
     def wait(self, output: Outbox) -> Transition | None:
         """To be called every tick: counts the silence, and wishes for another view when it has lasted too long."""
@@ -79,7 +83,7 @@ class Waiting(State):
         wishes.note(sender, message.view)
         if message.entered > floor:
             return ToViewChange(message.entered)
-        if wishes.mine or 2 * self.silence >= self.patience:
+        if wishes.mine or self.restless():
             if wishes.join(message.view):
                 self.send_wish(output)
             return self.decide()
