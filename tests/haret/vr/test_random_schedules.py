@@ -11,7 +11,7 @@ import pytest
 from haret.vr.messages import OpenSession, Reply, Request, SessionExpired, SessionOpened
 from rabble_trio import CorrelationId
 
-SEEDS = 240
+SEEDS = 400
 STEPS = 400
 MAX_FLYING = 150
 

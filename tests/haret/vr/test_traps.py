@@ -378,6 +378,21 @@ def test_a_primary_that_was_alone_serves_again_with_one_backup(network, session)
     assert len(network.replies(1)) == 1
 
 
+def test_two_primaries_without_a_quorum_find_each_other(network, session):
+    """Each has entries that nobody acknowledges; the third replica is down. Neither may just wait to be spoken to."""
+    network.isolate(0)
+    network.request(0, session, 1, b"old")
+    network.run(20)
+    assert network.primaries() == [0, 1]
+    network.crash(2)
+    network.request(1, session, 2, b"new")
+    network.run(40)
+    network.cut = set()
+    network.run(60)
+    network.assert_converged(0, 1)
+    assert network.log(0) == [b"new"]
+
+
 def test_slow_acknowledgements_and_a_replica_that_hears_nobody_do_not_add_up(network, session):
     network.request(0, session, 1)
     held = network.hold(Prepare, to=1)

@@ -12,16 +12,16 @@ Rules:
    it, and repeats its acknowledgement while anything is uncommitted. Who has not acknowledged anything in this view is
    told again that the view has begun.
 6. A wish for another view does not move a primary whose entries are committed; the fact that a replica has entered one
-   does. A primary whose entries have not been committed for its patience may be one that is heard, but hears nobody: it
-   falls silent, so that the others can wish for another view, and it joins their wish. (Else a network that fails in one
-   direction only would stop the group for as long as that lasts.)
+   does. A primary whose entries have not been committed for its patience may be one that is heard, but hears nobody. It
+   stops its heartbeats, which keep the others content, and wishes for another view like them. (Else a network that fails
+   in one direction only would stop the group for as long as that lasts.)
 
 | message          | what it does                                                     |
 |------------------|------------------------------------------------------------------|
 | Request, OpenSession, CloseSession | rule 1                                         |
 | PrepareOK        | rule 3                                                           |
 | StartViewChange  | rule 6                                                           |
-| DoViewChange     | of a later view: join it                                         |
+| DoViewChange     | of a later view: join it; of this one: tell the sender that it has begun |
 | Prepare, Commit, StartView | of a later view: state transfer; older: dropped        |
 | GetState         | answered, if it is about this view                               |
 | NewState         | dropped: nothing was asked                                       |
@@ -100,7 +100,7 @@ class Primary(Waiting):
             Prepare: self.on_later_view,
             Commit: self.on_later_view,
             StartView: self.on_later_view,
-            DoViewChange: self.on_later_vote,
+            DoViewChange: self.on_do_view_change,
             GetState: self.on_get_state,
         }
 
@@ -118,9 +118,12 @@ class Primary(Waiting):
 
     def tick(self, output: Outbox) -> Transition | None:
         ctx = self.ctx
-        self.silence = self.silence + 1 if ctx.log.op > ctx.commit else 0
-        if self.restless():
-            return None
+        if ctx.log.op > ctx.commit:
+            transition = self.wait(output)
+            if self.restless():
+                return transition
+        else:
+            self.heard()
         commit = Commit(ctx.epoch, ctx.view, ctx.commit, ctx.log.op)
         for peer, op in self._acked.items():
             if op == NOTHING:
@@ -301,3 +304,14 @@ class Primary(Waiting):
             answer = SessionClosed(entry.session)  # type: ignore[union-attr]
         if asker is not None:
             output.send(asker[0], answer, asker[1])
+
+    # --- Other views ---
+
+    def on_do_view_change(
+        self, message: DoViewChange, sender: Pid, cid: CorrelationId | None, output: Outbox
+    ) -> Transition | None:
+        """A vote. If it is for this view, it comes too late to count, from one that does not know yet."""
+        if message.view == self.ctx.view:
+            output.send(sender, self._start_view())
+            return None
+        return self.on_later_vote(message, sender, cid, output)

@@ -254,15 +254,17 @@ def test_a_new_primary_takes_what_is_pending_from_the_log_alone(network, session
     network.deliver(Prepare, to=1)
     network.stop(0)
     network.flying.clear()
-    network.change_view(1, 2)
+    assert network.state(1).commit == 2
+    network.give(1, StartViewChange(0, 1, 1), network.pids[2])
+    network.give(1, DoViewChange(0, 1, 0, 1, 1), network.pids[2])
+    network.give(2, StartViewChange(0, 1, 1), network.pids[1])
     network.inbox.clear()
-    op = network.state(1).op
-    network.cut = {(2, 1)}
+    assert network.primaries() == [1]
+    assert (network.state(1).op, network.state(1).commit) == (3, 2)
     network.request(1, session, 1, tag=1)
     network.request(1, session, 2, tag=2)
-    assert network.state(1).op == op
-    network.cut = set()
-    network.run(2)
+    assert network.state(1).op == 3
+    network.run(4)
     assert sorted(e.correlation_id.request for e in network.inbox if e.correlation_id) == [1, 2]
     assert network.applied(2) == [b"x1", b"x2"]
 
@@ -329,6 +331,16 @@ def test_too_many_bytes_under_way_are_refused(make_network):
     assert len(network.replies()) == 3
 
 
+def test_sessions_leave_nothing_of_their_size_behind(make_network):
+    network = make_network(max_uncommitted_bytes=300, max_operation=100)
+    network.settle()
+    for _ in range(20):
+        network.give(0, CloseSession(network.open()))
+        network.settle()
+    assert network.received(Overloaded) == []
+    assert network.state(0).op == 40
+
+
 def test_a_client_that_acknowledges_nothing_is_stopped(make_network):
     network = make_network(max_kept_results=100)
     network.settle()
@@ -362,6 +374,15 @@ def test_a_primary_that_goes_tells_those_who_wait(network, session):
     network.request(0, session, 1, tag=4)
     network.give(0, StartViewChange(0, 1, 1), network.pids[2])
     assert [(e.message, e.correlation_id.request) for e in network.inbox] == [(NotPrimary(0, 0, None), 4)]
+
+
+def test_a_late_vote_is_answered_with_the_news_that_the_view_began(network, session):
+    network.stop(0)
+    network.flying.clear()
+    network.change_view(1, 2)
+    assert network.primaries() == [1]
+    network.give(1, DoViewChange(0, 1, 0, 1, 1), network.pids[2])
+    assert [e.message for e in network.find(StartView, to=2)] == [StartView(0, 1, 0, 1, 1)]
 
 
 @pytest.mark.parametrize("message", [Prepare(0, 0, 1, 0, ()), Commit(0, 0, 9, 9), StartView(0, 0, 0, 9, 9)])

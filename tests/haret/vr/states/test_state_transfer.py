@@ -48,12 +48,11 @@ def test_nothing_changes_until_the_log_is_complete(behind):
     before = behind.state(2)
     assert (before.status, before.view, before.last_normal_view) == ("state-transfer", 0, 0)
     assert behind.log(2) == [b"old"]
-    pieces = 0
-    while behind.state(2).status != "normal":
+    for _ in range(4):
         assert behind.state(2) == before
         behind.deliver(GetState)
-        pieces += len(behind.deliver(NewState))
-    assert pieces == 4
+        assert len(behind.deliver(NewState)) == 1
+    assert behind.state(2).status == "normal"
     assert behind.log(2) == [b"x%d" % number for number in range(2, 9)]
     assert (behind.state(2).view, behind.state(2).last_normal_view) == (1, 1)
     assert behind.find(PrepareOK, to=1, frm=2)
@@ -118,6 +117,13 @@ def test_a_still_later_view_starts_over(behind):
     behind.release(late)
     assert behind.state(2).status == "state-transfer"
     assert behind.log(2) == [b"old"]
+
+
+def test_a_view_between_the_own_one_and_the_one_being_fetched_is_old(behind):
+    behind.give(2, Commit(0, 3, 1, 1), behind.pids[3])
+    behind.flying.clear()
+    behind.give(2, Commit(0, 1, 9, 9), behind.pids[1])
+    assert behind.find() == []
 
 
 def test_the_primary_s_heartbeat_keeps_it_patient_and_silence_does_not(behind):
