@@ -1,9 +1,403 @@
-"""Placeholder while it is written."""
+"""`haret demo`: what haret promises, tried in a few seconds on this machine.
+
+It runs a node with three replicas of one namespace and talks to it as any client does, over websockets. It works every
+type of node, then lets several tasks write, crashes the primary under that load, and looks for anything that was
+acknowledged and is lost, or was done twice, or is out of order. Each promise is a check, and each check can fail.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import trio
+
+import haret
+from rabble_trio import Pid, RabbleError
+
+from .evidence import counted_exactly, in_order, longest_gap, nothing_lost, nothing_twice
+from .failures import Exit
+from .interrupt import run_trio
+from .output import Console, escape, json_line
+
+NAMESPACE: Final = "demo"
+"""What the demonstration's namespace is called."""
+
+LOAD_BEFORE: Final = 1.0
+"""Seconds of load before the crash."""
+
+LOAD_AFTER: Final = 1.0
+"""Seconds of load after the first write that was acknowledged after the crash."""
+
+PUSHERS: Final = 6
+"""Tasks that push elements on one queue."""
+
+COUNTERS: Final = 2
+"""Tasks that count one number up, by compare-and-set: few, because each success of one is a failure of the others."""
+
+LIMIT: Final = 25.0
+"""Seconds after which the demonstration has failed: several times what it takes."""
+
+POPPED_AT_ONCE: Final = 100
+"""Elements that one multi-CAS pops, when everything is read back."""
 
 
-def add_parser(place: Any, parents: Any) -> None:
-    """Nothing yet."""
+def add_parser(place: Any, parents: Sequence[ArgumentParser]) -> None:
+    """Add `haret demo` to the command line."""
+    parser = place.add_parser(
+        "demo",
+        help="see and check what haret does, in a few seconds; start here",
+        usage="%(prog)s [options]",
+        description="Start a node with three replicas on free ports of this machine, work every type of node, crash the\n"
+        "primary under load, and check that nothing acknowledged was lost or done twice. Nothing is left behind.\n"
+        f"Exit code {Exit.OK:d} if every check holds, {Exit.FAILURE:d} if one does not.",
+        epilog="example:\n  haret demo\n  haret demo -o json",
+        parents=list(parents),
+    )
+    parser.set_defaults(start=start)
+
+
+def start(options: Namespace, console: Console) -> int:
+    """Run the demonstration."""
+    # The crash is logged, as any crash is. Here it is on purpose, and the report tells of it.
+    logging.getLogger().addHandler(logging.NullHandler())
+    report = Report(console)
+    try:
+        run_trio(lambda: _demonstrate(report))
+    except* (haret.HaretError, RabbleError) as errors:
+        report.check("the step succeeds", "; ".join(f"{type(one).__name__}: {one}" for one in leaves(errors)))
+    return report.finish()
+
+
+def leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    """The exceptions in a group, and in groups inside of it."""
+    nested = [leaves(one) if isinstance(one, BaseExceptionGroup) else [one] for one in group.exceptions]
+    return [one for part in nested for one in part]
+
+
+async def _demonstrate(report: Report) -> None:
+    config = haret.ServerConfig("demo", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+    with trio.move_on_after(LIMIT) as limit:
+        async with haret.open_server(config) as server, haret.open_admin(server.admin_address) as admin:
+            await create_namespace(report, server, admin)
+            async with haret.open_client(server.api_address, NAMESPACE) as client:
+                await show_blobs(report, client)
+                await show_queues(report, client)
+                await show_sets(report, client)
+                await show_directories(report, client)
+                await show_multi_cas(report, client)
+            load = await crash_under_load(report, server.api_address, admin)
+            await verify(report, server.api_address, admin, load)
+    if limit.cancelled_caught:
+        raise CommandFailed(
+            f"the demonstration did not end within {LIMIT:g} s; it takes less than 10 on an idle machine"
+        )
+
+
+# --------------------------------------------------------------------- report
+
+
+@dataclass
+class Report:
+    """Prints steps and checks as they come, or all of them as JSON at the end."""
+
+    console: Console
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    failover: dict[str, Any] = field(default_factory=dict)
+
+    def step(self, title: str) -> None:
+        """Something new begins."""
+        self.steps.append({"title": title, "checks": []})
+        self._print(f"\n{len(self.steps)}. {title}\n")
+
+    def tell(self, text: str) -> None:
+        """Something happened."""
+        self._print(f"   {text}\n")
+
+    def check(self, promise: str, problem: str | None) -> None:
+        """Something was promised, and holds if there is no problem."""
+        self.steps[-1]["checks"].append({"promise": promise, "ok": problem is None, "problem": problem})
+        self._print(f"   {'ok   ' if problem is None else 'FAIL '} {promise}{f': {problem}' if problem else ''}\n")
+
+    def equal(self, promise: str, found: object, expected: object) -> None:
+        """Something was promised, and holds if what was found is what was expected."""
+        self.check(promise, None if found == expected else f"found {found!r}, expected {expected!r}")
+
+    def finish(self) -> Exit:
+        """Print the summary; returns the exit code."""
+        checks = [check for step in self.steps for check in step["checks"]]
+        failed = sum(not check["ok"] for check in checks)
+        if self.console.form == "json":
+            report = {"ok": not failed, "checks": len(checks), "failed": failed, "failover": self.failover}
+            self.console.write(json_line({**report, "steps": self.steps}))
+        elif failed:
+            self.console.write(f"\n{failed} of {len(checks)} checks FAILED.\n")
+        else:
+            self.console.write(
+                f"\nAll {len(checks)} checks hold. The primary crashed, clients waited for {self.failover['pause_ms']} ms, "
+                "and no acknowledged write was lost.\n"
+            )
+        return Exit.FAILURE if failed else Exit.OK
+
+    def _print(self, text: str) -> None:
+        if self.console.form != "json":
+            self.console.write(escape(text, lines=True))
+
+
+# ------------------------------------------------------------- every type once
+
+
+async def create_namespace(report: Report, server: haret.Server, admin: haret.Admin) -> None:
+    """The beginning of everything."""
+    report.step("Start a node, and on it a namespace: a group of three replicas that agree on every change")
+    replicas = [f"{name}::{server.node.id}" for name in ("r1", "r2", "r3")]
+    namespace = await admin.create_namespace(NAMESPACE, replicas)
+    report.tell(f"the node is {server.node.id}; clients connect to {server.api_address}")
+    report.tell(f"replicas: {', '.join(str(replica) for replica in namespace.replicas)}")
+    report.check(
+        f"the replicas have a primary: {_name(namespace.primary)}", None if namespace.primary else "they have none"
+    )
+
+
+async def show_blobs(report: Report, client: haret.Client) -> None:
+    """Blobs."""
+    report.step("Blobs hold bytes")
+    created = await client.create("/site/motd", "blob")
+    put = await client.blob_put("/site/motd", b"hello")
+    got = await client.blob_get("/site/motd")
+    report.equal("what was put into /site/motd is what comes out", got.value, b"hello")
+    report.equal("its size is known", (await client.blob_size("/site/motd")).value, 5)
+    report.check(
+        f"its version grew with the change, from {created.version} to {put.version}",
+        None if got.version == put.version > created.version else f"it is {got.version}",
+    )
+
+
+async def show_queues(report: Report, client: haret.Client) -> None:
+    """Queues."""
+    report.step("Queues keep the order of what was pushed")
+    await client.create("/site/jobs", "queue")
+    for job in (b"first", b"second", b"third"):
+        await client.queue_push("/site/jobs", job)
+    ends = (await client.queue_front("/site/jobs")).value, (await client.queue_back("/site/jobs")).value
+    report.equal("three elements were pushed on /site/jobs", (await client.queue_len("/site/jobs")).value, 3)
+    report.equal("both ends can be seen", ends, (b"first", b"third"))
+    popped = [(await client.queue_pop("/site/jobs")).value for _ in range(4)]
+    report.equal("they are popped in order, and then there is nothing", popped, [b"first", b"second", b"third", None])
+
+
+async def show_sets(report: Report, client: haret.Client) -> None:
+    """Sets, and set algebra."""
+    report.step("Sets hold each element once, and can be computed with")
+    left, right = "/site/admins", "/site/users"
+    for path, names in ((left, (b"ann", b"bob")), (right, (b"bob", b"cy", b"dee"))):
+        await client.create(path, "set")
+        for name in names:
+            await client.set_insert(path, name)
+    report.equal("an element is inserted once", (await client.set_insert(left, b"ann")).value, False)
+    report.equal("removed once", [(await client.set_remove(right, b"dee")).value for _ in "12"], [True, False])
+    contains = [(await client.set_contains(right, name)).value for name in (b"cy", b"dee")]
+    report.equal("and found or not found", contains, [True, False])
+    algebra = [
+        (await client.set_union(left, right)).value,
+        (await client.set_intersection(left, right)).value,
+        (await client.set_difference(left, right)).value,
+        (await client.set_symmetric_difference(left, right)).value,
+    ]
+    report.equal(
+        "union, intersection, difference and symmetric difference are right",
+        algebra,
+        [{b"ann", b"bob", b"cy"}, {b"bob"}, {b"ann"}, {b"ann", b"cy"}],
+    )
+    subsets = (await client.set_subset({b"bob"}, left)).value, (await client.set_superset(left, right)).value
+    report.equal("so are subset and superset", subsets, (True, False))
+
+
+async def show_directories(report: Report, client: haret.Client) -> None:
+    """Directories."""
+    report.step("Directories make it a tree")
+    await client.create("/tmp/a/b", "blob")
+    paths = [key.path for key in (await client.list_keys("/")).value]
+    expected = ["/", "/site", *(f"/site/{name}" for name in ("admins", "jobs", "motd", "users"))]
+    report.equal("the tree is listed in order", paths, [*expected, "/tmp", "/tmp/a", "/tmp/a/b"])
+    await client.delete("/tmp")
+    report.equal(
+        "a directory is deleted with all below it", [key.path for key in (await client.list_keys("/")).value], expected
+    )
+
+
+async def show_multi_cas(report: Report, client: haret.Client) -> None:
+    """Multi-CAS, with a guard that holds and one that does not."""
+    report.step("A multi-CAS changes several nodes at once, if what it was decided upon is still true")
+    seen = (await client.blob_get("/site/motd")).version
+    operations: list[Any] = [haret.BlobPut("/site/motd", b"bye"), haret.QueuePush("/site/jobs", b"tell everybody")]
+    await client.multi_cas(guards=[("/site/motd", seen)], operations=operations)
+    now = (await client.blob_get("/site/motd")).value, (await client.queue_len("/site/jobs")).value
+    report.equal(f"guarded by version {seen} of /site/motd, a blob and a queue change together", now, (b"bye", 1))
+    try:
+        await client.multi_cas(guards=[("/site/motd", seen)], operations=operations)
+        refused: str | None = "it was done"
+    except haret.CasFailed:
+        refused = None
+    report.check("the same once more is refused, because the guard is stale", refused)
+    again = (await client.blob_get("/site/motd")).value, (await client.queue_len("/site/jobs")).value
+    report.equal("and changes nothing", again, now)
+
+
+# --------------------------------------------------------- load, and the crash
+
+
+@dataclass
+class Load:
+    """What the writers did. Times are seconds of Trio's clock."""
+
+    pushed: list[bytes] = field(default_factory=list)
+    """Elements whose push was acknowledged."""
+    increments: int = 0
+    """How often counting up was acknowledged."""
+    errors: Counter[str] = field(default_factory=Counter)
+    """What writers were told instead."""
+    acknowledged_at: list[float] = field(default_factory=list)
+    """When writes were acknowledged."""
+    crashed_at: float = 0.0
+    """When the primary crashed."""
+    stopping: bool = False
+    """Writers end after the write that they are at."""
+    progress: trio.Event = field(default_factory=trio.Event)
+    """The next acknowledgement comes."""
+
+    def acknowledged(self) -> None:
+        """A write was acknowledged."""
+        self.acknowledged_at.append(trio.current_time())
+        self.progress.set()
+        self.progress = trio.Event()
+
+
+async def crash_under_load(report: Report, endpoint: str, admin: haret.Admin) -> Load:
+    """Let tasks write, and crash the primary meanwhile."""
+    report.step(
+        f"Load: {PUSHERS} tasks push numbered elements on one queue, {COUNTERS} count one number up by compare-and-set"
+    )
+    load = Load()
+    async with haret.open_client(endpoint, NAMESPACE) as pusher, haret.open_client(endpoint, NAMESPACE) as counter:
+        await pusher.create("/load/queue", "queue")
+        await counter.create("/load/count", "blob")
+        async with trio.open_nursery() as nursery:
+            for number in range(PUSHERS):
+                nursery.start_soon(_push, load, pusher, number)
+            for _ in range(COUNTERS):
+                nursery.start_soon(_count, load, counter)
+            await trio.sleep(LOAD_BEFORE)
+            report.tell(f"{len(load.acknowledged_at)} writes acknowledged in {LOAD_BEFORE:g} s, over 2 connections")
+            await _crash_primary(report, load, admin)
+            await trio.sleep(LOAD_AFTER)
+            load.stopping = True
+    after = sum(when > load.crashed_at for when in load.acknowledged_at)
+    report.tell(f"{after} writes acknowledged after the crash; the tasks stop")
+    return load
+
+
+async def _crash_primary(report: Report, load: Load, admin: haret.Admin) -> None:
+    primary = await admin.primary(NAMESPACE)
+    report.step(f"Crash the primary, {_name(primary)}, in the middle of it")
+    if primary is None:
+        report.check("there is a primary to crash", "there is none")
+        return
+    view = (await admin.replica(primary)).view
+    load.crashed_at = trio.current_time()
+    await admin.crash(primary)
+    while await admin.primary(NAMESPACE) in {primary, None}:
+        await load.progress.wait()
+    namespace = next(one for one in await admin.namespaces() if one.name == NAMESPACE)
+    report.failover = {"old_primary": primary, "new_primary": namespace.primary, "view": namespace.view}
+    report.check(
+        f"the others chose {_name(namespace.primary)}, in view {namespace.view}",
+        None if namespace.view > view else f"the view was {view} before",
+    )
+
+
+async def _push(load: Load, client: haret.Client, writer: int) -> None:
+    number = 0
+    while not load.stopping:
+        number += 1
+        element = b"%d:%d" % (writer, number)
+        try:
+            await client.queue_push("/load/queue", element)
+        except haret.HaretError as error:
+            load.errors[type(error).__name__] += 1
+            return  # in doubt: another attempt could push it twice
+        load.pushed.append(element)
+        load.acknowledged()
+
+
+async def _count(load: Load, client: haret.Client) -> None:
+    while not load.stopping:
+        try:
+            seen = await client.blob_get("/load/count")
+            put = haret.BlobPut("/load/count", b"%d" % (int(seen.value or b"0") + 1))
+            await client.multi_cas(guards=[("/load/count", seen.version)], operations=[put])
+        except haret.CasFailed:
+            continue  # the other one was faster
+        except haret.HaretError as error:
+            load.errors[type(error).__name__] += 1
+            return
+        load.increments += 1
+        load.acknowledged()
+
+
+# ----------------------------------------------------------------- afterwards
+
+
+async def verify(report: Report, endpoint: str, admin: haret.Admin, load: Load) -> None:
+    """Read everything back, as somebody who had no part in it."""
+    pause = longest_gap(load.acknowledged_at, load.crashed_at)
+    report.failover |= {"pause_ms": round(pause * 1000), "acknowledged": len(load.acknowledged_at)}
+    report.step("Read everything back over a new connection, and compare it with what was acknowledged")
+    report.tell(f"the longest time without an acknowledged write was {pause * 1000:.0f} ms")
+    async with haret.open_client(endpoint, NAMESPACE) as reader:
+        found = await drain(reader, "/load/queue")
+        count = int((await reader.blob_get("/load/count")).value or b"0")
+    errors = ", ".join(f"{number} times {name}" for name, number in load.errors.items())
+    report.check("no writer saw an error, only a pause", errors or None)
+    report.check(f"none of {len(load.pushed)} acknowledged elements is lost", nothing_lost(load.pushed, found))
+    report.check("none was pushed twice", nothing_twice(found))
+    report.check("each writer's elements are in the order in which it wrote them", in_order(found))
+    report.check(f"the number is {load.increments}, once for each success", counted_exactly(load.increments, count))
+    await _check_replicas(report, admin)
+
+
+async def drain(client: haret.Client, path: str) -> list[bytes]:
+    """Pop all elements of a queue."""
+    found: list[bytes] = []
+    while True:
+        reply = await client.multi_cas(operations=[haret.QueuePop(path)] * POPPED_AT_ONCE)
+        values = [result.value for result in reply.value if isinstance(result.value, bytes)]
+        found += values
+        if len(values) < POPPED_AT_ONCE:
+            return found
+
+
+async def _check_replicas(report: Report, admin: haret.Admin) -> None:
+    """The replicas that did not crash agree, down to the last byte, as soon as all have heard of the last commit."""
+    old = report.failover.get("old_primary")
+    (namespace,) = await admin.namespaces()
+    with trio.move_on_after(2):
+        while True:
+            states = [await admin.replica(pid) for pid in namespace.replicas if pid != old]
+            if len({state.commit for state in states}) == 1:
+                break
+            await trio.sleep(0.02)
+    trees = {(state.commit, state.digest) for state in states}
+    names = " and ".join(_name(state.pid) for state in states)
+    report.check(f"{names} hold the same tree", None if len(trees) == 1 else f"they differ: {sorted(trees)}")
+    if old is not None:
+        status = (await admin.replica(old)).status
+        report.tell(f"{_name(old)} was restarted and is {status}: it does not vote on what it has forgotten")
+
+
+def _name(pid: Pid | None) -> str:
+    return "nobody" if pid is None else pid.name
