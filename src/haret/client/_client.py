@@ -366,7 +366,8 @@ class Client:
         """Say goodbye, if that is quickly done, and let nobody wait any longer."""
         self._closed = True
         machine = self._machine
-        if machine.leave():
+        cancelled = trio.current_effective_deadline() == -_INF  # then nothing can be sent any more
+        if not cancelled and machine.leave():
             self._flushed = trio.Event()
             self._pump()
             with trio.move_on_after(FAREWELL, shield=True):
