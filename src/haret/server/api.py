@@ -103,7 +103,9 @@ class ApiConnection(GreetedConnection):
             return
         operation = submit.operation
         admitted = admit(operation)
-        if type(admitted) is Refusal:
+        if number <= _ENTER:
+            self._reply_refusal(number, encode(BadRequest(f"requests are numbered from 1, not {number}")), output)
+        elif type(admitted) is Refusal:
             self._reply_refusal(number, admitted.encoded, output)
         elif self._primary is None:
             output.reply(Retry(number, f"{self._entry.name} has no primary at the moment"))
@@ -135,7 +137,7 @@ class ApiConnection(GreetedConnection):
                 output.forget_requests()
                 self._session = 0
                 output.reply(Expired(session))
-            case vr.InvalidRequest(reason=reason) if context != _ENTER:
+            case vr.InvalidRequest(reason=reason):
                 self._reply_refusal(context, encode(BadRequest(reason)), output)
             case _:
                 output.reply(Retry(context, f"{sender} answered {type(message).__name__}"))
