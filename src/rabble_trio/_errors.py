@@ -124,3 +124,23 @@ class ConnectionClosed(RabbleError):
 
 class MembershipError(RabbleError):
     """A change of the cluster's membership that can't be: what the text says is wrong with it."""
+
+
+class LinkError(RabbleError):
+    """A link between two nodes can't be, or can't go on. It is closed; others are not touched.
+
+    Attributes: `fault`, whose it is: "peer" (broke the protocol), "configuration" (the two nodes don't fit together),
+    "network" (silence), "us", or "nobody" (all is well, but the link is not needed); `code`, the close code for the
+    transport, a `rabble_trio._handshake.CloseCode`; `reason`, a sentence.
+    """
+
+    def __init__(self, fault: str, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.fault = fault
+        self.code = code
+        self.reason = reason
+
+    @property
+    def close_reason(self) -> str:
+        """The reason, cut to the 123 bytes that a websocket's close frame has room for (RFC 6455, section 5.5)."""
+        return self.reason.encode(errors="replace")[:123].decode(errors="ignore")
