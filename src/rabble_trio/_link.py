@@ -47,7 +47,7 @@ from typing import Any, Final, Literal
 
 import msgpack
 
-from ._codec import MAX_MESSAGE_SIZE, _unpack, encode, message
+from ._codec import MAX_MESSAGE_SIZE, _placed, _unpack, encode, message
 from ._convert import ENCODERS, MAX_DEPTH, Mismatch, decode_message
 from ._errors import DecodeError, EncodeError, InvalidId, LinkError, NotAMessage
 from ._handshake import CloseCode, Handshake, Hello, Hellos, LinkConfig, Role, violation
@@ -454,7 +454,9 @@ class Link:
             if type(plain[0]) is int and plain[0] == _ENVELOPES:
                 return [self._read_letters(plain)]
             news = decode_message(plain, MAX_DEPTH)
-        except (DecodeError, Mismatch, RecursionError) as error:
+        except Mismatch as error:
+            raise violation(_placed(plain, error)) from None
+        except (DecodeError, RecursionError) as error:
             raise violation(str(error)) from None
         if type(news) in MEMBERSHIP_MESSAGES:
             return [MembershipReceived(news)]
@@ -512,7 +514,7 @@ class Link:
             try:
                 letters.append((to, sender, decode_message(body, MAX_DEPTH), correlation_id))
             except Mismatch as error:
-                lost.append((to, sender, f"can't be decoded: {error}"))
+                lost.append((to, sender, f"can't be decoded: {_placed(body, error)}"))
             except RecursionError:
                 lost.append((to, sender, "can't be decoded: nested too deeply for the stack that is left"))
         self._letters_received += len(letters) + len(lost)
@@ -548,9 +550,8 @@ class Link:
         # What the peer says goes into logs and terminals.
         words = "".join(letter for letter in reason[:123] if letter.isprintable())
         if code not in CloseCode.__members__.values():
-            return self.close(
-                "network", CloseCode.GOING_AWAY, f"the link broke (code {code}{': ' * bool(words)}{words})"
-            )
+            broke = f"the link broke (code {code}){': ' if words else ''}{words}"
+            return self.close("network", CloseCode.GOING_AWAY, broke)
         known = CloseCode(code)
         return self.close(faults.get(known, "configuration"), known, f"the peer closed the link: {words or known.name}")
 

@@ -1,0 +1,742 @@
+"""`rabble_trio._link`: pairs of links connected by lists, every state with every input, and peers that misbehave."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rabble_trio import CorrelationId, EncodeError, NodeId, NotAMessage, Pid, Shutdown, decode, encode, message
+from rabble_trio._codec import MAX_MESSAGE_SIZE, _pack
+from rabble_trio._convert import DECODERS
+from rabble_trio._errors import LinkError
+from rabble_trio._handshake import MAX_HANDSHAKE_MESSAGE, CloseCode, Hello, LinkConfig, Proof
+from rabble_trio._link import (
+    MAX_PIDS,
+    LettersReceived,
+    Link,
+    LinkUp,
+    MembershipReceived,
+    Ping,
+    Pong,
+)
+from rabble_trio._members import Gossip, Members
+from rabble_trio._orset import Delta, Digest
+
+N1, N2, N3 = (NodeId(f"n{number}", f"127.0.0.1:500{number}") for number in (1, 2, 3))
+A, B, C = Pid("a", N1), Pid("b", N2), Pid("c", N2, "group")
+SECRET = b"correct horse battery staple"
+HEADER = 16
+
+
+@message(tag="test.link.text")
+class Text:
+    text: str
+
+
+@message(tag="test.link.blob")
+class Blob:
+    data: bytes
+
+
+@message(tag="test.link.nested")
+class Nested:
+    inner: Any = None
+
+
+def config(node: NodeId, **changes: Any) -> LinkConfig:
+    return LinkConfig(**{"node": node, "incarnation": 1, "cluster": "test", "secret": SECRET, **changes})
+
+
+class Pair:
+    """Two links, the dialer `one` of N1 and the acceptor `other` of N2, with a wire in between that takes no time."""
+
+    def __init__(self, *, handshake: bool = True, now: float = 100.0, one: Any = None, other: Any = None) -> None:
+        self.now = now
+        self.one = Link("dialer", config(N1, **(one or {})), now, b"d" * 32, expected=N2)
+        self.other = Link("acceptor", config(N2, **(other or {})), now, b"a" * 32)
+        self.events: dict[Link, list[Any]] = {self.one: [], self.other: []}
+        self.said: list[bytes] = []
+        if handshake:
+            self.run()
+            assert self.one.state == self.other.state == "established"
+            for events in self.events.values():
+                events.clear()
+
+    def peer_of(self, link: Link) -> Link:
+        return self.other if link is self.one else self.one
+
+    def run(self) -> None:
+        """Carry messages until there are none."""
+        while any([self.carry(self.one), self.carry(self.other)]):
+            pass
+
+    def carry(self, link: Link) -> bool:
+        """Carry one message from this link to its peer, if one waits."""
+        data = link.next_message(self.now)
+        if data is not None:
+            self.said.append(data)
+            self.events[self.peer_of(link)] += self.peer_of(link).receive(data, self.now)
+        return data is not None
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.one.tick(self.now)
+        self.other.tick(self.now)
+
+    def letters(self, link: Link) -> list[Any]:
+        return [letter for event in self.events[link] for letter in event.letters]
+
+
+def drained(link: Link, now: float = 100.0) -> list[bytes]:
+    return list(iter(lambda: link.next_message(now), None))
+
+
+# The life of a link ---------------------------------------------------------------------------------------------------
+
+
+def test_a_link_comes_up_on_both_sides() -> None:
+    pair = Pair(handshake=False)
+    assert (pair.one.state, pair.one.peer) == ("handshake", None)
+    pair.run()
+    (up,), (other_up,) = pair.events[pair.one], pair.events[pair.other]
+    assert isinstance(up, LinkUp)
+    assert up.peer == pair.one.peer == up.hellos.acceptor
+    assert up.peer.node == N2
+    assert other_up.peer.node == N1
+    assert up.hellos == other_up.hellos
+
+
+def test_nothing_overtakes_the_proof() -> None:
+    pair = Pair(handshake=False)
+    for link in (pair.one, pair.other, pair.one):
+        assert pair.carry(link)  # hello, hello, proof
+    assert pair.other.state == "established"
+    pair.other.send_membership(Gossip(Delta()))
+    pair.other.send(A, B, Text("early"))
+    pair.other.tick(pair.now)
+    pair.run()
+    assert [type(event) for event in pair.events[pair.one]] == [LinkUp, MembershipReceived, LettersReceived]
+
+
+def test_membership_goes_through_the_link() -> None:
+    pair = Pair()
+    gossip = Gossip(Members(N1, 1).record().delta, want=("x",), intent="invite")
+    digest = Digest({"n1": b"?" * 16})
+    pair.one.send_membership(gossip)
+    pair.one.send_membership(digest)
+    pair.run()
+    assert pair.events[pair.other] == [MembershipReceived(gossip), MembershipReceived(digest)]
+
+
+def test_closing_keeps_the_first_reason_and_ends_everything() -> None:
+    pair = Pair()
+    pair.one.send(B, A, Text("1"))
+    pair.one.send(C, A, Text("2"), CorrelationId(A, 1, 2))
+    with pytest.raises(ValueError, match="not closed yet"):
+        pair.one.undelivered()
+    error = pair.one.close("nobody", CloseCode.DUPLICATE, "another link is kept")
+    assert (error.fault, error.code, str(error)) == ("nobody", CloseCode.DUPLICATE, "another link is kept")
+    assert pair.one.close("us", CloseCode.GOING_AWAY, "later") is error
+    assert pair.one.state == "closed"
+    assert pair.one.deadline == math.inf
+    assert pair.one.next_message(pair.now) is None
+    assert pair.one.send(B, A, Text("3")) == "no link"
+    pair.one.send_membership(Gossip(Delta()))
+    assert pair.one.undelivered() == [(B, A, Text("1"), None), (C, A, Text("2"), CorrelationId(A, 1, 2))]
+    assert pair.one.undelivered() == []
+    assert pair.one.statistics().queued_bytes == 0
+
+
+def test_what_was_handed_to_the_transport_is_not_undelivered() -> None:
+    pair = Pair()
+    pair.one.send(B, A, Text("1"))
+    drained(pair.one)
+    pair.one.send(B, A, Text("2"))
+    pair.one.close("us", CloseCode.GOING_AWAY, "bye")
+    assert pair.one.undelivered() == [(B, A, Text("2"), None)]
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "fault", "shown"),
+    [
+        (
+            CloseCode.AUTHENTICATION,
+            "not the same secret",
+            "configuration",
+            "the peer closed the link: not the same secret",
+        ),
+        (CloseCode.VERSION, "", "configuration", "the peer closed the link: VERSION"),
+        (CloseCode.VIOLATION, "ping 0", "us", "the peer closed the link: ping 0"),
+        (CloseCode.DUPLICATE, "other kept", "nobody", "the peer closed the link: other kept"),
+        (CloseCode.TIMEOUT, "silence", "network", "the peer closed the link: silence"),
+        (1006, "", "network", "the link broke (code 1006)"),
+        (1011, "oh\x1b[31m no\n" + "x" * 200, "network", "the link broke (code 1011): oh[31m no" + "x" * 112),
+    ],
+)
+def test_a_close_by_the_peer_is_explained(code: int, words: str, fault: str, shown: str) -> None:
+    link = Pair().one
+    error = link.closed_by_peer(code, words)
+    assert (error.fault, str(error)) == (fault, shown)
+    assert link.state == "closed"
+
+
+# Envelopes ------------------------------------------------------------------------------------------------------------
+
+
+def test_many_envelopes_go_in_one_message_in_order() -> None:
+    pair = Pair()
+    sent = [
+        (B, A, Text("1"), None),
+        (C, A, Blob(b"2"), CorrelationId(A)),
+        (B, Pid("other", N1), Text("3"), CorrelationId(Pid("far", N3), 4, 5)),
+        (B, A, Nested(Text("4")), CorrelationId(A, None, 7)),
+        (C, A, Text("5"), CorrelationId(A, 8, None)),
+    ]
+    for letter in sent:
+        assert pair.one.send(*letter) is None
+    assert pair.one.statistics().queued_letters == 5
+    assert pair.carry(pair.one)
+    assert pair.events[pair.other] == [LettersReceived(sent, [])]
+    assert not pair.carry(pair.one)
+    statistics = pair.one.statistics()
+    assert (statistics.letters_sent, statistics.queued_letters, statistics.queued_bytes) == (5, 0, 0)
+    assert pair.other.statistics().letters_received == 5
+
+
+def test_a_pid_goes_in_full_once_and_as_a_number_after_that() -> None:
+    pair = Pair()
+    sizes = []
+    for _ in range(3):
+        pair.one.send(C, A, Text(""), CorrelationId(A, 1, 1))
+        (data,) = drained(pair.one)
+        sizes.append(len(data))
+        assert (str(C).encode() in data) == (len(sizes) == 1)
+        pair.events[pair.other] += pair.other.receive(data, pair.now)
+    assert sizes[0] > sizes[1] == sizes[2] < 35
+    assert pair.letters(pair.other) == [(C, A, Text(""), CorrelationId(A, 1, 1))] * 3
+
+
+def test_both_directions_have_their_own_numbers() -> None:
+    pair = Pair()
+    pair.one.send(B, A, Text("there"))
+    pair.other.send(A, C, Text("back"), CorrelationId(A, 1))
+    pair.run()
+    assert pair.letters(pair.other) == [(B, A, Text("there"), None)]
+    assert pair.letters(pair.one) == [(A, C, Text("back"), CorrelationId(A, 1))]
+
+
+def test_full_tables_of_pids_are_emptied_on_both_sides_at_once() -> None:
+    pair = Pair(one={"data_queue_bytes": 2**30})
+    receivers = [Pid(f"b{number}", N2) for number in range(MAX_PIDS + 2)]
+    for receiver in (*receivers, *receivers[:2], *receivers[-2:]):
+        assert pair.one.send(receiver, A, Text("x"), CorrelationId(A)) is None
+    assert pair.one.statistics().queued_letters == MAX_PIDS + 6
+    pair.run()
+    arrived = [to for to, *_ in pair.letters(pair.other)]
+    assert arrived == [*receivers, *receivers[:2], *receivers[-2:]]
+    assert pair.one.statistics().letters_sent == pair.other.statistics().letters_received == MAX_PIDS + 6
+    pair.one.close("us", CloseCode.GOING_AWAY, "bye")
+    assert pair.one.undelivered() == []
+
+
+letters = st.lists(
+    st.tuples(
+        st.sampled_from([B, C]),
+        st.sampled_from([A, Pid("a2", N1)]),
+        st.one_of(st.builds(Text, st.text(max_size=5)), st.builds(Blob, st.binary(max_size=300))),
+        st.one_of(
+            st.none(),
+            st.builds(
+                CorrelationId,
+                st.sampled_from([A, B, Pid("x", N3)]),
+                st.none() | st.integers(0, 2**63 - 1),
+                st.none() | st.integers(0, 2**63 - 1),
+            ),
+        ),
+    ),
+    max_size=20,
+)
+
+
+@given(st.lists(letters, max_size=4), st.integers(1, 2000), st.integers(400, 4000))
+def test_what_is_not_dropped_arrives_in_order_once(rounds: list[list[Any]], batch: int, queue: int) -> None:
+    pair = Pair(one={"batch_bytes": batch, "data_queue_bytes": queue})
+    accepted = []
+    for sent in rounds:
+        for letter in sent:
+            reason = pair.one.send(*letter)
+            assert reason in {None, "link queue full"}
+            if reason is None:
+                accepted.append(letter)
+        pair.run()
+    assert pair.letters(pair.other) == accepted
+    statistics = pair.one.statistics()
+    assert statistics.letters_sent == len(accepted)
+    assert statistics.letters_dropped == sum(map(len, rounds)) - len(accepted)
+
+
+def test_a_full_lane_drops_and_says_so() -> None:
+    pair = Pair(one={"data_queue_bytes": 1000})
+    results = [pair.one.send(B, A, Blob(b"x" * 200)) for _ in range(6)]
+    assert results == [None] * 4 + ["link queue full"] * 2
+    assert pair.one.statistics().letters_dropped == 2
+    # A pid that was to be introduced by a dropped envelope is introduced by the next one.
+    assert pair.one.send(C, A, Blob(b"x" * 200)) == "link queue full"
+    pair.run()
+    assert pair.one.send(C, A, Text("now")) is None
+    pair.run()
+    assert pair.letters(pair.other)[-1] == (C, A, Text("now"), None)
+
+
+def test_a_message_of_the_transport_is_bounded_unless_one_envelope_is_larger() -> None:
+    pair = Pair(one={"batch_bytes": 1000})
+    for size in (300, 300, 300, 300, 5000, 300):
+        pair.one.send(B, A, Blob(b"x" * size))
+    sizes = [len(data) for data in drained(pair.one)]
+    assert len(sizes) == 4
+    assert [size > 1000 + HEADER for size in sizes] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("limited", ["one", "other"])
+def test_an_envelope_that_is_too_large_for_either_side_is_refused_at_the_sender(limited: str) -> None:
+    pair = Pair(**{limited: {"max_message": 4096}})
+    pair.one.send(B, A, Blob(b""))
+    fits = 4096 - HEADER - len(_pack((0, 0, ("test.link.blob", b"")))) - 1
+    assert pair.one.send(B, A, Blob(b"x" * fits)) is None
+    with pytest.raises(
+        EncodeError, match=r"Blob takes 4081 bytes on its way, more than the 4080 .*: send it in chunks"
+    ):
+        pair.one.send(B, A, Blob(b"x" * (fits + 1)))
+    with pytest.raises(EncodeError, match=r"Blob takes \d+ bytes"):  # with pids in full
+        pair.one.send(C, Pid("new", N1), Blob(b"x" * fits), CorrelationId(A))
+    assert pair.one.send(C, Pid("new", N1), Text("still works"), CorrelationId(A)) is None
+    pair.run()
+    assert len(pair.letters(pair.other)) == 3
+    assert pair.one.state == pair.other.state == "established"
+
+
+def test_the_largest_envelope_fits_into_a_message() -> None:
+    pair = Pair()
+    room = MAX_MESSAGE_SIZE - HEADER - 100
+    pair.one.send(B, A, Blob(b"x" * room))
+    pair.run()
+    assert len(pair.letters(pair.other)[0][2].data) == room
+
+
+def test_what_cannot_cross_is_refused_where_it_is_sent() -> None:
+    link = Pair().one
+    with pytest.raises(NotAMessage, match="decorate the class"):
+        link.send(B, A, object())
+    with pytest.raises(EncodeError, match=r"Text\.text: expected str, got int"):
+        link.send(B, A, Text(7))  # type: ignore[arg-type]
+    with pytest.raises(EncodeError, match=r"Text\.text"):
+        link.send(B, A, Text("\ud800"))
+    deep = Nested()
+    for _ in range(100):
+        deep = Nested(deep)
+    with pytest.raises(EncodeError, match="nested"):
+        link.send(B, A, deep)
+    for to, sender in ((A, A), (Pid("c", N3), A), (B, B), (B, Pid("a", N3))):
+        with pytest.raises(ValueError, match=r"is not from n1@.* to n2@"):
+            link.send(to, sender, Text(""))
+    assert link.statistics().queued_letters == 0
+
+
+def test_before_the_handshake_there_is_no_link() -> None:
+    link = Pair(handshake=False).one
+    assert link.send(B, A, Text("")) == "no link"
+    link.send_membership(Gossip(Delta()))
+    assert [type(one) for one in map(decode, drained(link))] == [Hello]
+
+
+def test_a_message_that_cannot_be_decoded_is_lost_alone() -> None:
+    pair = Pair()
+    pair.one.send(B, A, Text("1"))
+    pair.one.send(C, A, Blob(b"2"))
+    pair.one.send(B, A, Text("3"))
+    (data,) = drained(pair.one)
+    (event,) = pair.other.receive(data.replace(b"test.link.blob", b"test.link.what"), pair.now)
+    assert isinstance(event, LettersReceived)
+    assert [letter[2] for letter in event.letters] == [Text("1"), Text("3")]
+    ((to, sender, reason),) = event.lost
+    assert (to, sender) == (C, A)
+    assert reason.startswith("can't be decoded: unknown tag 'test.link.what'")
+    assert "test.link.what" not in DECODERS
+    statistics = pair.other.statistics()
+    assert (statistics.letters_received, statistics.letters_lost) == (3, 1)
+    pair.one.send(C, A, Text("4"))  # the pids of a lost envelope count
+    pair.run()
+    assert pair.letters(pair.other) == [(C, A, Text("4"), None)]
+
+
+def test_a_message_that_is_nested_too_deeply_for_the_stack_is_lost_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    pair.one.send(B, A, Text("1"))
+
+    def overflow(plain: Any, depth: int) -> Any:
+        raise RecursionError
+
+    (data,) = drained(pair.one)
+    monkeypatch.setitem(DECODERS, "test.link.text", (Text, overflow))
+    (event,) = pair.other.receive(data, pair.now)
+    assert isinstance(event, LettersReceived)
+    assert event.lost == [(B, A, "can't be decoded: nested too deeply for the stack that is left")]
+
+
+# Control before data, and heartbeats ----------------------------------------------------------------------------------
+
+
+def test_control_never_waits_behind_data() -> None:
+    pair = Pair(one={"batch_bytes": 1000})
+    for _ in range(10):
+        pair.one.send(B, A, Blob(b"x" * 900))
+    pair.one.send_membership(Gossip(Delta()))
+    pair.one.tick(pair.now)
+    pair.one.receive(encode(Ping(1)), pair.now)
+    assert [type(decode(pair.one.next_message(pair.now))) for _ in range(3)] == [Gossip, Pong, Ping]
+    assert len(drained(pair.one)) == 10
+
+
+def test_round_trip_time_and_the_next_ping() -> None:
+    pair = Pair()
+    assert pair.one.statistics().round_trip is None
+    assert pair.one.deadline == pair.now  # the first ping, at once
+    pair.tick(0)
+    assert pair.one.deadline == pair.now + 5.0
+    ping = pair.one.next_message(100.0)
+    assert ping == encode(Ping(1))
+    pair.other.receive(ping, 100.1)
+    pong = pair.other.next_message(100.15)
+    assert pong == encode(Pong(1))
+    assert pair.one.receive(pong, 100.25) == []
+    assert pair.one.statistics().round_trip == pytest.approx(0.25)
+    assert pair.one.deadline == pytest.approx(101.0)
+    pair.one.tick(100.9)
+    assert pair.one.next_message(100.9) is None
+    pair.one.tick(101.0)
+    assert pair.one.next_message(101.0) == encode(Ping(2))
+
+
+def test_a_ping_that_waits_for_the_transport_is_timed_from_when_it_leaves() -> None:
+    pair = Pair()
+    pair.one.tick(100.0)
+    pair.one.next_message(103.0)
+    pair.one.receive(encode(Pong(1)), 103.5)
+    assert pair.one.statistics().round_trip == pytest.approx(0.5)
+
+
+def test_two_links_keep_each_other_alive_and_quiet() -> None:
+    pair = Pair()
+    pair.said.clear()
+    for _ in range(100):
+        pair.tick(0.1)
+        pair.run()
+    assert pair.one.state == "established"
+    assert 36 <= len(pair.said) <= 44  # each side: one ping a second, and its pong
+
+
+def test_silence_ends_the_link() -> None:
+    pair = Pair()
+    pair.one.tick(104.9)
+    with pytest.raises(LinkError, match=r"no sign of life from n2@127\.0\.0\.1:5002 for 5\.0 s") as caught:
+        pair.one.tick(105.0)
+    assert (caught.value.fault, caught.value.code) == ("network", CloseCode.TIMEOUT)
+    assert pair.one.state == "closed"
+
+
+def test_any_message_is_a_sign_of_life() -> None:
+    pair = Pair()
+    for second in range(1, 30):
+        pair.other.send(A, B, Text("no ping, no pong"))
+        pair.now = 100.0 + second
+        for data in drained(pair.other, pair.now):
+            pair.one.receive(data, pair.now)
+        pair.one.tick(pair.now)
+    assert pair.one.statistics().heard == 129.0
+    assert pair.one.state == "established"
+
+
+def test_deadlines_are_always_ahead_after_a_tick() -> None:
+    # A shell that sleeps until the deadline and then calls tick must not spin.
+    pair = Pair()
+    for link in (pair.one, pair.other):
+        for _ in range(3):
+            now = link.deadline
+            if now >= 105.0:
+                break
+            link.tick(now)
+            assert link.deadline > now
+            drained(link, now)
+            assert link.deadline > now
+
+
+def test_a_handshake_that_takes_too_long() -> None:
+    pair = Pair(handshake=False)
+    assert pair.one.deadline == 105.0
+    pair.one.tick(104.9)
+    pair.carry(pair.one)
+    pair.carry(pair.other)
+    for link in (pair.one, pair.other):
+        with pytest.raises(LinkError, match="no handshake within 5 s") as caught:
+            link.tick(105.0)
+        assert (caught.value.fault, caught.value.code) == ("network", CloseCode.TIMEOUT)
+
+
+def test_a_peer_that_does_not_read_membership_is_given_up() -> None:
+    pair = Pair(one={"control_queue_bytes": 200})
+    size = len(encode(Gossip(Delta())))
+    for _ in range(200 // size):
+        pair.one.send_membership(Gossip(Delta()))
+    with pytest.raises(LinkError, match=r"n2@127\.0\.0\.1:5002 does not read: \d+ bytes wait") as caught:
+        pair.one.send_membership(Gossip(Delta()))
+    assert (caught.value.fault, caught.value.code) == ("peer", CloseCode.OVERFLOW)
+    assert pair.one.state == "closed"
+
+
+def test_membership_too_large_for_the_peer_is_refused() -> None:
+    pair = Pair(other={"max_message": 4096})
+    with pytest.raises(EncodeError, match="more than the 4096 allowed"):
+        pair.one.send_membership(Digest({f"n{number}": b"?" * 16 for number in range(500)}))
+    assert pair.one.state == "established"
+
+
+# Peers that misbehave -------------------------------------------------------------------------------------------------
+
+
+def letters_of(*items: Any) -> bytes:
+    return bytes(_pack((1, *items)))
+
+
+GOOD = (str(A), str(B), ("test.link.text", "x"))  # what N2 may send to N1, in the eyes of the dialer
+
+VIOLATIONS = {
+    "garbage": (b"\xc1", "not valid msgpack"),
+    "nothing": (b"", "incomplete"),
+    "half a message": (encode(Text("xxx"))[:-1], "incomplete"),
+    "two messages": (encode(Ping(1)) * 2, "not valid msgpack"),
+    "a number": (b"\x01", "neither a message nor a batch"),
+    "an empty array": (b"\x90", "neither a message nor a batch"),
+    "another kind of batch": (_pack((2, GOOD)), "array that starts with a tag"),
+    "a bool for the kind": (_pack((True, GOOD)), "array that starts with a tag"),
+    "an array that claims to be huge": (b"\xdd\xff\xff\xff\xff\x01", "incomplete"),
+    "an unknown tag": (_pack(("no.such.tag",)), "unknown tag"),
+    "a message outside of an envelope": (encode(Text("x")), "Text, which has no place on an established link"),
+    "a hello again": (None, "Hello, which has no place on an established link"),
+    "a proof again": (encode(Proof(b"")), "Proof, which has no place on an established link"),
+    "gossip of the wrong type": (
+        _pack(("rabble.gossip", 1, (), "update")),
+        r"rabble\.gossip\.delta: expected a message",
+    ),
+    "gossip out of form": (
+        _pack(("rabble.gossip", ("rabble.set_delta", (("rabble.set_line", "a b", 0, (), (), ()),)), (), "update")),
+        "not a valid replica name",
+    ),
+    "ping 0": (encode(Ping(0)), "its ping has the number 0"),
+    "ping of a bool": (_pack(("rabble.link_ping", True)), "expected int"),
+    "a pong for no ping": (encode(Pong(1)), "answered ping 1, which is not under way"),
+    "an envelope that is a text": (letters_of("x"), "str in the place of an envelope"),
+    "an envelope that is empty": (letters_of(()), "or one of the wrong length"),
+    "an envelope of four": (letters_of((*GOOD, 1)), "or one of the wrong length"),
+    "an unknown number": (letters_of((0, *GOOD[1:])), "a receiver by number 0, which stands for no pid"),
+    "a negative number": (letters_of(GOOD, (-1, 0, GOOD[2])), "a receiver by number -1"),
+    "a number that is a bool": (letters_of(GOOD, (False, 0, GOOD[2])), "a receiver by bool"),
+    "a number that is a float": (letters_of(GOOD, (0, 0.0, GOOD[2])), "a sender by float"),
+    "a number that is an array": (letters_of((GOOD[0], (), GOOD[2])), "a sender by tuple"),
+    "a number from before the tables were emptied": (letters_of(GOOD, None, (0, *GOOD[1:])), "receiver by number 0"),
+    "a pid out of grammar": (letters_of(("a::n1", *GOOD[1:])), "a receiver wrongly"),
+    "a receiver on another node": (
+        letters_of((str(Pid("x", N3)), *GOOD[1:])),
+        r"x::n3@127\.0\.0\.1:5003, which is not on n1",
+    ),
+    "a receiver on the peer itself": (letters_of((str(B), *GOOD[1:])), "which is not on n1"),
+    "a sender that it can't speak for": (
+        letters_of((str(A), str(Pid("x", N3)), GOOD[2])),
+        "whose sender is .* not on n2",
+    ),
+    "a correlation id by an unknown number": (letters_of((*GOOD, 0, 1, 1)), "a pid of a correlation id by number 0"),
+    "a correlation id that is negative": (letters_of((*GOOD, str(A), -1, 1)), "is not a connection number"),
+    "a correlation id of texts": (letters_of((*GOOD, str(A), 1, "1")), "is not a request number"),
+}
+
+
+@pytest.mark.parametrize(("data", "problem"), VIOLATIONS.values(), ids=VIOLATIONS)
+def test_a_violation_ends_the_link_and_names_the_peer(data: bytes | None, problem: str) -> None:
+    pair = Pair()
+    with pytest.raises(LinkError, match=problem) as caught:
+        pair.one.receive(pair.said[0] if data is None else data, pair.now)
+    error = caught.value
+    assert (error.fault, error.code) == ("peer", CloseCode.VIOLATION)
+    assert str(error).startswith("the peer broke the link protocol: ")
+    assert pair.one.state == "closed"
+    for call in (lambda: pair.one.receive(encode(Ping(1)), pair.now), lambda: pair.one.tick(pair.now)):
+        with pytest.raises(LinkError) as again:
+            call()
+        assert again.value is error
+
+
+def test_attack_more_pids_than_a_table_holds() -> None:
+    pair = Pair()
+    many = [(f"a{number}::{N1}", *GOOD[1:]) for number in range(MAX_PIDS + 1)]
+    for start in range(0, MAX_PIDS, 1024):
+        pair.one.receive(letters_of(*many[start : start + 1024]), pair.now)
+    with pytest.raises(LinkError, match=f"more than {MAX_PIDS} pids of receivers without emptying the table"):
+        pair.one.receive(letters_of(many[-1]), pair.now)
+
+
+def test_attack_a_flood_of_pings_is_not_stored() -> None:
+    pair = Pair()
+    pair.one.receive(encode(Ping(1)), pair.now)
+    with pytest.raises(LinkError, match="a ping before the last one was answered"):
+        pair.one.receive(encode(Ping(2)), pair.now)
+
+
+def test_attack_a_pong_twice_or_for_another_ping() -> None:
+    pair = Pair()
+    pair.one.tick(pair.now)
+    drained(pair.one)
+    pair.one.receive(encode(Pong(1)), pair.now)
+    with pytest.raises(LinkError, match="answered ping 1, which is not under way"):
+        pair.one.receive(encode(Pong(1)), pair.now)
+    with pytest.raises(LinkError, match="answered ping 2, which is not under way"):
+        pair.other.receive(encode(Pong(2)), pair.now)
+
+
+def test_attack_a_message_beyond_the_limit() -> None:
+    pair = Pair(one={"max_message": 4096})
+    with pytest.raises(LinkError, match="4097 bytes are more than the 4096 allowed"):
+        pair.one.receive(b"\x00" * 4097, pair.now)
+    early = Pair(handshake=False)
+    with pytest.raises(LinkError, match="before it has proved itself"):
+        early.other.receive(b"\x00" * (MAX_HANDSHAKE_MESSAGE + 1), early.now)
+
+
+def test_attack_envelopes_before_the_proof() -> None:
+    pair = Pair(handshake=False)
+    with pytest.raises(LinkError):
+        pair.other.receive(letters_of(GOOD), pair.now)
+    pair = Pair(handshake=False)
+    pair.carry(pair.one)
+    with pytest.raises(LinkError):
+        pair.other.receive(letters_of(GOOD), pair.now)
+    assert pair.other.peer is None
+
+
+def test_attack_replay_of_the_whole_recorded_link() -> None:
+    recorded = Pair(handshake=False)
+    recorded.run()
+    victim = Link("acceptor", config(N2), 0.0, b"fresh" + b"a" * 27)
+    victim.receive(recorded.said[0], 0.0)
+    with pytest.raises(LinkError, match="same cluster secret"):
+        victim.receive(recorded.said[2], 0.0)
+
+
+def test_a_wrong_secret_ends_both_sides_with_the_same_code() -> None:
+    pair = Pair(handshake=False, other={"secret": b"another secret!!"})
+    with pytest.raises(LinkError) as caught:
+        pair.run()
+    error = pair.one.closed_by_peer(caught.value.code, caught.value.close_reason)
+    assert error.code == caught.value.code == CloseCode.AUTHENTICATION
+    assert error.fault == "configuration"
+    assert pair.one.state == pair.other.state == "closed"
+
+
+# Anything at all ------------------------------------------------------------------------------------------------------
+
+KINDS = {
+    "hello of a dialer": Pair().said[0],
+    "hello of an acceptor": Pair().said[1],
+    "proof of the dialer": Pair().said[2],
+    "proof of the acceptor": Pair().said[3],
+    "ping": encode(Ping(1)),
+    "pong": encode(Pong(1)),
+    "gossip": encode(Gossip(Delta())),
+    "digest": encode(Digest({})),
+    "letters": letters_of(),
+    "another message": encode(Shutdown()),
+    "garbage": b"\xff",
+}
+STATES = [
+    "dialer said hello",
+    "dialer said proof",
+    "acceptor waits",
+    "acceptor said hello",
+    "dialer is up",
+    "acceptor is up",
+]
+ACCEPTED = {
+    ("dialer said hello", "hello of an acceptor"),
+    ("dialer said proof", "proof of the acceptor"),
+    ("acceptor waits", "hello of a dialer"),
+    ("acceptor said hello", "proof of the dialer"),
+    *itertools.product(["dialer is up", "acceptor is up"], ["ping", "gossip", "digest", "letters"]),
+}
+
+
+def link_in(state: str) -> Link:
+    pair = Pair(handshake=False)
+    if state.endswith("is up"):
+        pair.run()
+    elif "said" in state:
+        pair.carry(pair.one)
+        if state == "dialer said proof":
+            pair.carry(pair.other)
+            drained(pair.one)
+    return pair.one if state.startswith("dialer") else pair.other
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_state_with_every_input(state: str, kind: str) -> None:
+    link = link_in(state)
+    try:
+        link.receive(KINDS[kind], 100.0)
+    except LinkError:
+        assert (state, kind) not in ACCEPTED
+        assert link.state == "closed"
+    else:
+        assert (state, kind) in ACCEPTED
+        assert link.state != "closed"
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.floats(allow_nan=False)
+    | st.binary(max_size=3)
+    | st.sampled_from(["", str(A), str(B), "test.link.text", "rabble.gossip", "rabble.link_ping", "rabble.set_delta"]),
+    lambda inner: st.lists(inner, max_size=6).map(tuple),
+    max_leaves=20,
+)
+
+
+@given(
+    st.lists(st.one_of(st.binary(max_size=60), plain.map(_pack), plain.map(letters_of)), max_size=4), st.integers(0, 5)
+)
+def test_arbitrary_bytes_raise_link_errors_and_nothing_else(messages: list[bytes], state: int) -> None:
+    link = link_in(STATES[state])
+    for data in messages:
+        try:
+            link.receive(bytes(data), 100.0)
+        except LinkError:
+            assert link.state == "closed"
+        drained(link)
+
+
+@given(st.data())
+def test_one_changed_byte_in_a_batch_raises_link_errors_and_nothing_else(data: Any) -> None:
+    pair = Pair()
+    pair.one.send(B, A, Text("hello"), CorrelationId(A, 1, 2))
+    pair.one.send(B, A, Blob(b"x" * 20))
+    (batch,) = drained(pair.one)
+    place = data.draw(st.integers(0, len(batch) - 1))
+    changed = batch[:place] + bytes([data.draw(st.integers(0, 255))]) + batch[place + 1 :]
+    try:
+        pair.other.receive(changed, pair.now)
+    except LinkError:
+        assert pair.other.state == "closed"
