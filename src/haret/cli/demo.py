@@ -93,8 +93,8 @@ async def _demonstrate(report: Report) -> None:
             load = await crash_under_load(report, server.api_address, admin)
             await verify(report, server.api_address, admin, load)
     if limit.cancelled_caught:
-        raise CommandFailed(
-            f"the demonstration did not end within {LIMIT:g} s; it takes less than 10 on an idle machine"
+        report.check(
+            f"the demonstration ends within {LIMIT:g} s", "it did not; on an idle machine it takes less than 5"
         )
 
 
