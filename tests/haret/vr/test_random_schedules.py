@@ -183,3 +183,40 @@ def test_random_schedules(make_network, part):
         except Exception as error:
             error.add_note(f"seed {seed}")
             raise
+
+
+def cut_at_random(network, random: Random) -> list[int]:
+    """Cut links in single directions, but none between the members of some quorum; returns that quorum."""
+    size = len(network.pids)
+    core = random.sample(range(size), network.configuration.quorum)
+    network.cut = {
+        (i, j)
+        for i in range(size)
+        for j in range(size)
+        if not (i in core and j in core) and random.random() < random.choice([0.2, 0.5, 0.9])
+    }
+    return core
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_connected_quorum_serves_whatever_the_other_links_do(make_network, part):
+    """Links that fail for long, in one direction or both, stop nobody as long as a quorum is connected."""
+    for seed in range(part, 200, 4):
+        random = Random(seed)
+        network = make_network(random.choice([3, 4, 5]), seed)
+        try:
+            network.settle()
+            session = network.open()
+            for number in (1, 2, 3, 4):
+                core = cut_at_random(network, random)
+                for _ in range(25):
+                    network.run(5)
+                    for i in network.primaries():
+                        network.request(i, session, number, lowest=number)
+                    network.settle()
+                    if network.replies(number):
+                        break
+                assert network.replies(number), f"core {core}, cut {sorted(network.cut)}"
+        except Exception as error:
+            error.add_note(f"seed {seed}")
+            raise

@@ -376,6 +376,19 @@ def test_a_primary_that_goes_tells_those_who_wait(network, session):
     assert [(e.message, e.correlation_id.request) for e in network.inbox] == [(NotPrimary(0, 0, None), 4)]
 
 
+def test_progress_keeps_a_primary_content_however_much_is_under_way(network, session):
+    under_way = []
+    for number in range(1, 30):
+        network.request(0, session, number)
+        network.tick(0)
+        assert network.state(0).op > network.state(0).commit
+        under_way += network.hold(Prepare, to=1)
+        if number > 1:
+            network.release([under_way.pop(0)])
+            network.deliver(PrepareOK, frm=1)
+    assert network.find(StartViewChange) == []
+
+
 def test_a_late_vote_is_answered_with_the_news_that_the_view_began(network, session):
     network.stop(0)
     network.flying.clear()
