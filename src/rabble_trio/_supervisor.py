@@ -356,7 +356,7 @@ class SupervisorTask:
                 reason = "finished"
         except Exception as error:
             child.failure = error
-            reason = shorten(error, _describe_crash)
+            reason = f"crashed: {shorten(error, _describe)}"
             if not reached_start:
                 raise
             logger.error("%s crashed", actor.pid, exc_info=error)
@@ -419,8 +419,8 @@ class SupervisorTask:
                 await child.ended.wait()
 
 
-def _describe_crash(error: Exception) -> str:
-    return f"crashed: {type(error).__name__}: {error}"
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
