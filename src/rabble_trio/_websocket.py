@@ -480,19 +480,21 @@ async def serve_websockets(
     """
     if listeners is None:
         listeners = await open_listeners(host, port, ssl_context)
-    address = address_of(listeners)
-    async with _open_reader_nursery() as readers:
-        server = WebsocketServer(handler, address, subprotocol, limits, allowed_origins, readers)
-        try:
+    try:
+        async with _open_reader_nursery() as readers:
+            server = WebsocketServer(handler, address_of(listeners), subprotocol, limits, allowed_origins, readers)
             # It survives what accept raises when the machine is short of descriptors or memory: it logs, and tries again.
             async with trio.open_nursery() as nursery:
                 await nursery.start(trio.serve_listeners, server.serve, listeners)
                 task_status.started(server)
-        except BaseExceptionGroup as group:
-            broken, others = group.split(OSError)
-            if broken is None or others is not None:
-                raise
-            raise ListenFailed(f"can't listen on {server.address} any more: {why(broken)}") from None
+    except BaseExceptionGroup as group:
+        broken, others = group.split(OSError)
+        if broken is None or others is not None:
+            raise
+        raise ListenFailed(f"can't listen on {server.address} any more: {why(broken)}") from None
+    finally:
+        for listener in listeners:
+            await trio.aclose_forcefully(listener)  # if serve_listeners was never reached
     raise AssertionError("serve_listeners never returns")
 
 
@@ -546,7 +548,8 @@ async def _open_reader_nursery() -> AsyncGenerator[trio.Nursery, None]:
     """
     error: BaseException | None = None
     async with trio.open_nursery() as outer:
-        readers = await outer.start(_hold_nursery_open)
+        with trio.CancelScope(shield=True):  # a cancellation in here would leave behind what nobody ends
+            readers = await outer.start(_hold_nursery_open)
         try:
             yield readers
         except BaseException as raised:

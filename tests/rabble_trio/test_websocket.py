@@ -19,6 +19,7 @@ import trustme
 
 from rabble_trio import _websocket
 from rabble_trio._errors import ConnectFailed, ConnectionClosed, ListenFailed
+from rabble_trio._sockets import open_listeners
 from rabble_trio._websocket import (
     Connection,
     ConnectionStatistics,
@@ -537,6 +538,15 @@ async def test_a_broken_listener_is_an_ordinary_error(monkeypatch: pytest.Monkey
         await serve_websockets(echo, HOST, 0, subprotocol="echo.1")
 
 
+async def test_listeners_are_closed_whenever_it_is_cancelled() -> None:
+    listeners = await open_listeners(HOST, 0)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await serve_websockets(echo, HOST, 0, subprotocol="echo.1", listeners=listeners)
+    assert scope.cancelled_caught
+    assert listeners[0].socket.fileno() == -1
+
+
 async def test_an_address_in_use() -> None:
     async with serving() as server:
         with pytest.raises(ListenFailed, match=rf"can't listen on 127\.0\.0\.1:{server.port}: Address already in use"):
@@ -651,3 +661,65 @@ async def test_cancelling_the_block_closes_the_connection() -> None:
                 await connection.receive()
         assert scope.cancelled_caught
         await closed.wait()
+
+
+class CancelAt(trio.abc.Instrument):
+    """Cancels a scope when any task takes its next step for the given time."""
+
+    def __init__(self, steps: int, scope: trio.CancelScope) -> None:
+        self.steps = steps
+        self.scope = scope
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.steps -= 1
+        if self.steps == 0:
+            self.scope.cancel()
+
+
+async def _converse(server: WebsocketServer) -> None:
+    async with client(server) as connection:
+        await connection.send(b"x")
+        assert await connection.receive() == b"x"
+
+
+async def test_a_client_may_be_cancelled_at_any_step() -> None:
+    async with serving() as server:
+        for steps in range(1, 500):
+            with trio.CancelScope() as scope:
+                trio.lowlevel.add_instrument(instrument := CancelAt(steps, scope))
+                try:
+                    await _converse(server)
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+            if instrument.steps > 0:
+                break  # it was over before
+        assert 20 < steps < 499
+        await assert_unharmed(server)
+
+
+async def test_a_server_may_be_cancelled_at_any_step() -> None:
+    for steps in range(1, 500):
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                listeners = await open_listeners(HOST, 0)
+                server = partial(serve_websockets, echo, HOST, 0, subprotocol="echo.1", listeners=listeners)
+                scope = trio.CancelScope()
+                nursery.start_soon(_run_in, scope, server)
+                trio.lowlevel.add_instrument(instrument := CancelAt(steps, scope))
+                try:
+                    port = listeners[0].socket.getsockname()[1]
+                    with suppress(ConnectFailed, ConnectionClosed):
+                        async with open_websocket_client(HOST, port, subprotocol="echo.1") as connection:
+                            await connection.send(b"x")
+                            assert await connection.receive() == b"x"
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+                    scope.cancel()
+        if instrument.steps > 0:
+            break
+    assert 20 < steps < 499
+
+
+async def _run_in(scope: trio.CancelScope, function: Callable[[], Awaitable[object]]) -> None:
+    with scope:
+        await function()
