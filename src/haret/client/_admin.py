@@ -58,7 +58,14 @@ class Admin:
 
     async def namespaces(self) -> tuple[protocol.Namespace, ...]:
         """All namespaces, sorted by name."""
-        return (await self._ask(protocol.ListNamespaces(), protocol.Namespaces)).namespaces
+        found: list[protocol.Namespace] = []
+        more = True
+        while more:
+            after = found[-1].name if found else ""
+            page = await self._ask(protocol.ListNamespaces(after), protocol.Namespaces)
+            found += page.namespaces
+            more = page.more and bool(page.namespaces)
+        return tuple(found)
 
     async def replica(self, pid: str | Pid) -> protocol.Replica:
         """The state of a replica, "namespace::name::node", from itself."""

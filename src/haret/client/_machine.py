@@ -56,6 +56,9 @@ FIRST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 1.0
 """Seconds between retries at most: what a user waits after a repair, at most."""
 
+MAX_REDIRECTS: Final = 3
+"""Redirects in a row that are followed without a pause: one is the rule, more mean that the primary moves, or a circle."""
+
 SILENCE: Final = 8.0
 """Seconds without any message, while an answer is due, after which a connection counts as dead. The server answers
 every request within its request timeout, if only with `Retry`."""
@@ -131,6 +134,7 @@ class Machine:
         self._endpoint = ""
         self._turn = 0
         self._redirect: str | None = None
+        self._redirects = 0  # in a row
         self._resume_at: float | None = None  # paused until then
         self._heard_at = 0.0
         self._next = 1
@@ -152,8 +156,10 @@ class Machine:
         self._note(endpoint, reason)
 
     def pause_before_connect(self) -> float:
-        """Seconds to wait before the next attempt to connect; none after a redirect."""
-        return 0.0 if self._redirect is not None else self._backoff.pause()
+        """Seconds to wait before the next attempt to connect; none after a redirect, unless they go in circles."""
+        if self._redirect is not None and self._redirects <= MAX_REDIRECTS:
+            return 0.0
+        return self._backoff.pause()
 
     def connected(self, endpoint: str, now: float) -> None:
         """A connection stands."""
@@ -284,6 +290,7 @@ class Machine:
                 self._on_unknown_namespace(message)
             case Redirect(address=address):
                 self.counts["redirects"] += 1
+                self._redirects += 1
                 self._redirect = address
                 self.broken = f"the primary is at {address}"
             case Refused(reason=reason):
@@ -298,6 +305,7 @@ class Machine:
             self.counts["sessions"] += 1
         self.session = session
         self._phase = "entered"
+        self._redirects = 0
         self._backoff.reset()
         for call in self.in_flight.values():
             call.parked = True

@@ -9,7 +9,7 @@ from typing import Any, Final
 import trio
 
 from haret.errors import ConfigError, Unavailable
-from haret.protocol import MAX_BATCH_BYTES, VERSION, Hello, Refused, Welcome
+from haret.protocol import MAX_BATCH_BYTES, MAX_FRAME, VERSION, Hello, Refused, Welcome
 from rabble_trio import (
     ConnectFailed,
     Connection,
@@ -43,7 +43,7 @@ async def open_connection(endpoint: str, protocol: str) -> AsyncIterator[Connect
     """Connect. Raises `ConnectFailed`, also when it takes longer than `CONNECT_TIMEOUT`."""
     host, port = parse_endpoint(endpoint)
     with trio.move_on_after(CONNECT_TIMEOUT) as patience:
-        async with open_websocket_client(host, port, subprotocol=protocol) as connection:
+        async with open_websocket_client(host, port, subprotocol=protocol, max_frame=MAX_FRAME) as connection:
             patience.deadline = float("inf")
             yield connection
             return

@@ -44,7 +44,10 @@ class CreateNamespace:
 
 @message(tag="haret.admin.list_namespaces")
 class ListNamespaces:
-    """Which namespaces are there? Answer: `Namespaces`."""
+    """Which namespaces are there? Answer: `Namespaces`, a page of at most `NAMESPACES_PAGE`."""
+
+    after: str = ""
+    """The last name of the page before."""
 
 
 @message(tag="haret.admin.namespace")
@@ -65,10 +68,12 @@ class Namespace:
 
 @message(tag="haret.admin.namespaces")
 class Namespaces:
-    """All namespaces that the node knows."""
+    """A page of the namespaces that the node knows."""
 
     namespaces: tuple[Namespace, ...]
     """Sorted by name."""
+    more: bool
+    """Whether another page follows."""
 
 
 @message(tag="haret.admin.get_replica")

@@ -21,9 +21,6 @@ MAX_FRAME: Final = 1024 * 1024
 MAX_BATCH_BYTES: Final = 256 * 1024
 """Bytes after which a batch of messages is sent and a new one begun: a larger frame only delays those behind it."""
 
-REQUEST_OVERHEAD: Final = 64
-"""Bytes that a message around an operation or a result takes at most, for adding up a batch."""
-
 MAX_IN_FLIGHT: Final = 1024
 """Requests of one connection that may be unanswered: ten times what keeps a group busy. The client waits beyond it; the
 server answers `Retry` to a client that does not."""
@@ -36,6 +33,10 @@ MIN_REPLICAS: Final = 3
 
 MAX_REPLICAS: Final = 15
 """Replicas of a namespace: every write goes to all of them, and seven may fail; more only cost time."""
+
+
+NAMESPACES_PAGE: Final = 64
+"""Namespaces in one answer: with as many replicas, and names as long, as may be, they still fit into a frame."""
 
 
 @message(tag="haret.hello")

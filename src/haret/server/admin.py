@@ -6,6 +6,7 @@ from typing import Any
 
 from haret.protocol import (
     ADMIN,
+    NAMESPACES_PAGE,
     AdminReply,
     Answer,
     Ask,
@@ -59,8 +60,10 @@ class AdminConnection(GreetedConnection):
         match request:
             case GetConfig():
                 return Config(self.node, self._settings)
-            case ListNamespaces():
-                return Namespaces(tuple(entry.describe() for entry in self._directory))
+            case ListNamespaces(after=after):
+                later = [entry for entry in self._directory if entry.name > after]
+                page = tuple(entry.describe() for entry in later[:NAMESPACES_PAGE])
+                return Namespaces(page, len(later) > len(page))
             case GetPrimary(namespace=name):
                 entry = self._directory.get(name)
                 return UnknownNamespace(name) if entry is None else Primary(name, entry.primary)

@@ -71,6 +71,9 @@ class ApiConnection(GreetedConnection):
         if self._entry is not None and self._entry.name != enter.namespace:
             self.refuse("a connection serves one namespace: open another connection", output)
             return
+        if self._session or _ENTER in output.pending.values():
+            self.refuse("Enter while a session is open: it is taken again after Retry, Expired or Leave only", output)
+            return
         if len(enter.client) != CLIENT_ID_BYTES or enter.session < 0:
             self.refuse(f"Enter takes {CLIENT_ID_BYTES} random bytes and a session number, or 0", output)
             return

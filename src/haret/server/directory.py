@@ -15,7 +15,7 @@ from haret import protocol
 from rabble_trio import InvalidId, NodeId, Pid, message
 
 MAX_NAMESPACES = 1000
-"""On one node: each has at least three actors with timers, and a list of all must fit into a frame."""
+"""On one node: each has at least three actors with timers, and a list of all names must fit into a frame."""
 
 SUPERVISOR = "supervisor"
 """The name, in the group, of the actor that starts its replicas; no replica may be called so."""

@@ -146,6 +146,22 @@ def test_a_refusal_and_a_redirect_end_the_connection() -> None:
     assert machine.next_endpoint() in {"a:1", "b:2"}
 
 
+def test_redirects_in_a_circle_are_slowed_down() -> None:
+    machine = make()
+    pauses = []
+    for number in range(6):
+        machine.connected("a:1", 0.0)
+        machine.receive([Redirect(f"c:{number}")], 0.0)
+        machine.disconnected("closed")
+        pauses.append(machine.pause_before_connect())
+        machine.next_endpoint()
+    assert pauses[:3] == [0.0, 0.0, 0.0]
+    assert all(pauses[3:])
+    entered(machine)
+    machine.receive([Redirect("c:9")], 0.0)
+    assert machine.pause_before_connect() == 0.0
+
+
 def test_endpoints_take_turns() -> None:
     machine = make()
     assert [machine.next_endpoint() for _ in range(4)] == ["a:1", "b:2", "a:1", "b:2"]

@@ -51,7 +51,7 @@ QUESTIONS = [
 ANSWERS = [
     protocol.Config(NODE, (("a", "b"),)),
     NAMESPACE,
-    protocol.Namespaces((NAMESPACE,)),
+    protocol.Namespaces((NAMESPACE,), True),
     protocol.Replica(PID, "normal", 0, 1, PID, 9, 8, 0, 1, (PID,), 2, b"digest"),
     protocol.Primary("ns", PID),
     protocol.Done(),
@@ -94,8 +94,3 @@ def test_what_is_no_question_can_not_be_asked() -> None:
     forged = encode(protocol.Ask(1, protocol.GetConfig())).replace(b"haret.admin.get_config", b"haret.admin.done")
     with pytest.raises(DecodeError):
         decode(forged)
-
-
-def test_overhead_is_what_a_batch_reckons_with() -> None:
-    submit = protocol.Submit(2**63 - 1, 2**63 - 1, b"")
-    assert len(encode(submit)) <= protocol.REQUEST_OVERHEAD

@@ -11,7 +11,16 @@ from haret.protocol import ADMIN, VERSION, Answer, Ask, Hello, Refused
 from haret.server.admin import AdminConnection
 from haret.server.directory import Directory
 from haret.vr import messages as vr
-from rabble_trio import ConnectionOutput, GetClusterStatus, GetExecutorStatus, GetMetrics, Metrics, NodeId, Pid
+from rabble_trio import (
+    ConnectionOutput,
+    GetClusterStatus,
+    GetExecutorStatus,
+    GetMetrics,
+    Metrics,
+    NodeId,
+    Pid,
+    encode_batch,
+)
 
 NODE = NodeId.parse("n1@127.0.0.1:5000")
 R1, R2, R3 = (Pid(name, NODE, "ns") for name in ("r1", "r2", "r3"))
@@ -39,7 +48,8 @@ def connection(output: ConnectionOutput) -> AdminConnection:
     ("question", "answer"),
     [
         (protocol.GetConfig(), protocol.Config(NODE, (("node_name", "n1"),))),
-        (protocol.ListNamespaces(), protocol.Namespaces((protocol.Namespace("ns", (R1, R2, R3), R1, 0, 4),))),
+        (protocol.ListNamespaces(), protocol.Namespaces((protocol.Namespace("ns", (R1, R2, R3), R1, 0, 4),), False)),
+        (protocol.ListNamespaces("ns"), protocol.Namespaces((), False)),
         (protocol.GetPrimary("ns"), protocol.Primary("ns", R1)),
         (protocol.GetPrimary("no"), protocol.UnknownNamespace("no")),
         (protocol.GetReplica(STRANGER), protocol.UnknownActor(STRANGER)),
@@ -84,6 +94,22 @@ def test_answers_of_actors(connection: AdminConnection, output: ConnectionOutput
     assert metrics == Answer(3, Metrics({"a": 1}, {}))
     assert replica == Answer(4, protocol.Replica(R1, "normal", 0, 4, R1, 9, 8, 0, 4, (R1, R2, R3), 1, b"digest"))
     assert failed == Answer(5, protocol.Unanswered("it is down"))
+
+
+def test_many_namespaces_take_several_pages_that_fit_into_frames(output: ConnectionOutput) -> None:
+    directory = Directory()
+    node = NodeId("n" * 128, "h" * 253 + ":65535")
+    for number in range(protocol.NAMESPACES_PAGE + 1):
+        name = f"{number:0128}"
+        directory.add(name, tuple(Pid(f"{n:0128}", node, name) for n in range(protocol.MAX_REPLICAS)))
+    connection = AdminConnection(NODE, directory, MANAGER, ())
+    connection.received(Hello(ADMIN, VERSION), output)
+    connection.received(Ask(1, protocol.ListNamespaces()), output)
+    first = output.replies[-1]
+    assert len(encode_batch([first])) <= protocol.MAX_FRAME
+    assert first.reply.more
+    connection.received(Ask(1, protocol.ListNamespaces(first.reply.namespaces[-1].name)), output)
+    assert [one.name for one in output.replies[-1].reply.namespaces] == [f"{protocol.NAMESPACES_PAGE:0128}"]
 
 
 def test_what_is_no_question_is_refused(connection: AdminConnection, output: ConnectionOutput) -> None:

@@ -148,6 +148,14 @@ def test_one_connection_serves_one_namespace() -> None:
     assert isinstance(refused, Refused)
 
 
+def test_one_session_at_a_time() -> None:
+    driver = Driver()
+    *_, refused = driver.receive(Hello(API, VERSION), Enter("ns", CLIENT, 0), Enter("ns", CLIENT, 0))
+    assert isinstance(refused, Refused)
+    (refused,) = Driver().enter().receive(Enter("ns", CLIENT, 0))
+    assert isinstance(refused, Refused)
+
+
 def test_names_of_namespaces_can_be_asked_for_without_entering() -> None:
     assert Driver().receive(Hello(API, VERSION), GetNamespaceNames())[1:] == [NamespaceNames(("ns",))]
 
