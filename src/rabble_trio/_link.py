@@ -47,7 +47,7 @@ from typing import Any, Final, Literal
 
 import msgpack
 
-from ._codec import MAX_MESSAGE_SIZE, _placed, _unpack, encode, message
+from ._codec import MAX_MESSAGE_SIZE, _placed, _raise_encode_error, _unpack, encode, message
 from ._convert import ENCODERS, MAX_DEPTH, Mismatch, decode_message
 from ._errors import DecodeError, EncodeError, InvalidId, LinkError, NotAMessage
 from ._handshake import CloseCode, Handshake, Hello, Hellos, LinkConfig, Role, violation
@@ -353,8 +353,7 @@ class Link:
             else:
                 packed = _pack((receiver, sender, plain, origin, correlation_id.connection, correlation_id.request))
         except (Mismatch, ValueError, OverflowError, RecursionError) as error:
-            encode(message)  # its EncodeError names the field
-            raise EncodeError(f"{type(message).__name__}: {error}") from None
+            _raise_encode_error(message, error)
         return packed
 
     def send_membership(self, news: Gossip | Digest) -> None:

@@ -129,7 +129,8 @@ class Outcome:
 class Members:
     """The membership as one node sees it; see the rules at the top of the module.
 
-    `incarnation`: higher than at every earlier start of a node of this name. `record`: what this node kept from earlier.
+    `incarnation`: higher than at every earlier start of a node of this name. `record`: what this node kept from earlier;
+    store a new one at once, so that the next start is told apart from this one.
     Raises `ValueError` if the record is another node's, or of this incarnation or a later one.
     """
 

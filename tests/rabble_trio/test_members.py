@@ -296,6 +296,21 @@ def test_two_clusters_become_one() -> None:
     assert len(network.links) == 6
 
 
+def test_news_is_passed_on_at_once_to_those_who_have_no_link_to_its_origin() -> None:
+    network = cluster(1, 2, 3)
+    network.cut(IDS[1], IDS[3])
+    network.leave(IDS[1], IDS[1])
+    while network.flying:
+        network.deliver(0)
+    assert network.members(3) == [2, 3]
+
+
+def test_what_is_no_news_is_not_passed_on() -> None:
+    network = cluster(1, 2, 3)
+    news = Gossip(network.nodes[IDS[1]].record().delta)
+    assert network.nodes[IDS[2]].receive(IDS[1], news) == Outcome()
+
+
 def test_joining_again_is_answered_again() -> None:
     network = cluster(1, 2)
     network.events[IDS[1]].clear()
