@@ -43,10 +43,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=False)
 def package(session: nox.Session) -> None:
-    """Install the project as a user does and look at what arrived."""
+    """Install the project as a user does, look at what arrived, and run the demo."""
     session.install(".")
     # -I keeps the working directory off the path: what is imported is what was installed.
     session.run("python", "-I", "tests/check_installed.py")
+    session.run("haret", "demo")
 
 
 @nox.session
