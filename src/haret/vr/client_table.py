@@ -57,12 +57,11 @@ class Session:
         results = self.results
         # A client acknowledges few at a time, mostly one. But the number is the client's to choose, so a loop over the
         # difference could be made to run for ever.
-        if lowest - self.lowest <= len(results):
-            gone = [results.pop(number) for number in range(self.lowest, lowest) if number in results]
-        else:
-            gone = [results.pop(number) for number in list(results) if number < lowest]
-        for _, result in gone:
-            self.kept -= len(result)
+        few = lowest - self.lowest <= len(results)
+        for number in range(self.lowest, lowest) if few else [number for number in results if number < lowest]:
+            done = results.pop(number, None)
+            if done is not None:
+                self.kept -= len(done[1])
         self.lowest = lowest
 
 
