@@ -213,7 +213,7 @@ class SupervisorTask:
             child = self._unwanted.popleft()
             if self._children.get(child.pid) is child:
                 await self._stop_children([child])
-                self._forget(child)
+                self._forget(child)  # it may not have run
         else:
             next_restart = min(self._to_restart.values(), default=INF)
             if trio.current_time() >= next_restart:
@@ -222,15 +222,8 @@ class SupervisorTask:
                 await self._actor.park(next_restart)
 
     async def _on_end(self, child: _Child) -> None:
-        """A child ended that nobody stopped: restart it, or let it go."""
+        """A child ended: restart it, unless its end was our doing or it is gone for good."""
         if child.stopping or self._children.get(child.pid) is not child:
-            return
-        if (
-            child.unwanted
-            or child.spec.restart == "temporary"
-            or (child.spec.restart == "transient" and child.failure is None)
-        ):
-            self._forget(child)
             return
         now = trio.current_time()
         restarts = self._restarts
@@ -243,9 +236,7 @@ class SupervisorTask:
         await self._stop_children([other for other in group if other is not child])
         delay = self._backoff(len(restarts))
         for other in group:
-            if other.spec.restart == "temporary":
-                self._forget(other)
-            else:
+            if not other.gone.is_set():
                 self._to_restart[other] = now + delay
         logger.warning("%s: restarting %s%s", self._actor.pid, child.pid, f" in {delay:.2f} s" if delay else "")
 
@@ -286,6 +277,13 @@ class SupervisorTask:
                 logger.exception("%s: %s could not be restarted", self._actor.pid, child.pid)
                 await self._on_end(child)
                 return
+
+    def _is_over(self, child: _Child) -> bool:
+        """Whether the incarnation that ends is the last one."""
+        restart = child.spec.restart
+        if restart == "transient" and child.failure is None and not child.stopping:
+            return True
+        return child.unwanted or restart == "temporary"
 
     def _forget(self, child: _Child) -> None:
         """A child is gone for good."""
@@ -367,6 +365,8 @@ class SupervisorTask:
             raise
         finally:
             child.actor = None
+            if self._is_over(child):
+                self._forget(child)  # before anybody hears that it ended, and wants to use its name
             executor.unregister(actor, reason)
             child.ended.set()
             if reached_start:
