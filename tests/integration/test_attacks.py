@@ -187,7 +187,7 @@ async def test_messages_of_the_wrong_kind_are_refused(world: World, port: str, m
 async def test_a_frame_of_ten_megabytes(world: World, port: str) -> None:
     async with world() as w:
         async with connect(w, port) as connection:
-            with pytest.raises(ConnectionClosed) as caught:  # noqa: PT012
+            with pytest.raises(ConnectionClosed) as caught:
                 await connection.send(bytes(10 * 2**20))
                 await connection.receive()
             assert caught.value.code in {1006, 1009}

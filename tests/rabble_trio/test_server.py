@@ -276,7 +276,7 @@ async def test_a_mute_connection_is_closed() -> None:
 async def test_a_slow_reader_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.CRITICAL, "rabble_trio.server"):
         async with world(RequestLimits(max_reply_bytes=4_000_000)) as w, w.client() as honest, w.client() as slow:
-            with pytest.raises(ConnectionClosed):  # noqa: PT012
+            with pytest.raises(ConnectionClosed):
                 for _ in range(200):  # 100 MB, which no socket buffer holds
                     await slow.send(Big(500_000))
             assert w.service.metrics().counters["cut off"] == 1
