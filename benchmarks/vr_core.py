@@ -86,7 +86,7 @@ def requests(in_flight: int) -> Timed:
         group.turn()
         done += len(group.replies)
         assert all(type(reply) is Reply for reply in group.replies)
-        group.primary.extend(request for request, _ in zip(todo, group.replies, strict=False))
+        group.primary.extend(request for _, request in zip(group.replies, todo, strict=False))
         group.replies.clear()
     return Timed(COUNT, time.perf_counter() - started)
 
