@@ -239,8 +239,9 @@ class Handshake:
 
     @property
     def hellos(self) -> Hellos:
-        """Of a complete handshake."""
-        assert self.peer is not None
+        """Of a complete handshake; raises `ValueError` before."""
+        if self.peer is None or not self.complete:
+            raise ValueError("the handshake is not complete")
         return Hellos(self._own, self.peer) if self._role == "dialer" else Hellos(self.peer, self._own)
 
     def start(self) -> list[bytes]:
@@ -257,7 +258,7 @@ class Handshake:
             self.peer = self._check_hello(_read_hello(data))
             self._peer_bytes = data
             return [self._own_bytes] if self._role == "acceptor" else [encode(Proof(self._mac_of(self._role)))]
-        self._check_proof(data)
+        self._check_proof(data, self.peer.node)
         self.complete = True
         return [encode(Proof(self._mac_of(self._role)))] if self._role == "acceptor" else []
 
@@ -305,16 +306,15 @@ class Handshake:
             names = ", ".join(sorted(self._certificate_names)) or "nobody"
             raise _misfit(CloseCode.NODE, f"{node} shows a certificate of {names}: it must name {node.name}")
 
-    def _check_proof(self, data: bytes) -> None:
+    def _check_proof(self, data: bytes, node: NodeId) -> None:
         proof = _decode(data)
         if type(proof) is not Proof:
             raise violation(f"it sent {type(proof).__name__} before its Proof")
         other: Role = "acceptor" if self._role == "dialer" else "dialer"
         if not hmac.compare_digest(proof.mac, self._mac_of(other)):
-            assert self.peer is not None
             raise _misfit(
                 CloseCode.AUTHENTICATION,
-                f"{self.peer.node} and {self._config.node} don't have the same cluster secret: give all nodes the same",
+                f"{node} and {self._config.node} don't have the same cluster secret: give all nodes the same",
             )
 
 

@@ -290,22 +290,22 @@ class Link:
         """
         if type(message) not in ENCODERS:
             raise NotAMessage.of(message)
-        if self._peer is None or self._error is not None:
+        peer = self._peer
+        if peer is None or self._error is not None:
             return "no link"
         receiver_ref = self._receiver_numbers.get(to._text)
         sender_ref = self._sender_numbers.get(sender._text)
         correlation_ref = -1 if correlation_id is None else self._correlation_numbers.get(correlation_id.pid._text)
         if receiver_ref is None or sender_ref is None or correlation_ref is None:
-            return self._send_with_new_pids(to, sender, message, correlation_id)
+            return self._send_with_new_pids(peer.node, to, sender, message, correlation_id)
         data = self._pack(receiver_ref, sender_ref, message, correlation_ref, correlation_id)
         return self._enqueue(data, (to, sender, message, correlation_id))
 
     def _send_with_new_pids(
-        self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None
+        self, node: NodeId, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None
     ) -> str | None:
-        assert self._peer is not None
-        if to.node != self._peer.node or sender.node != self._config.node:
-            raise ValueError(f"{sender} to {to} is not from {self._config.node} to {self._peer.node}")
+        if to.node != node or sender.node != self._config.node:
+            raise ValueError(f"{sender} to {to} is not from {self._config.node} to {node}")
         wanted = [(self._receiver_numbers, to._text), (self._sender_numbers, sender._text)]
         if correlation_id is not None:
             wanted.append((self._correlation_numbers, correlation_id.pid._text))

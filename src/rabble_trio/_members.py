@@ -130,7 +130,7 @@ class Members:
     """The membership as one node sees it; see the rules at the top of the module.
 
     `incarnation`: higher than at every earlier start of a node of this name. `record`: what this node kept from earlier;
-    store a new one at once, so that the next start is told apart from this one.
+    store the new one at once. The members that it names are no events: keep links to those `wanted` from the start.
     Raises `ValueError` if the record is another node's, or of this incarnation or a later one.
     """
 
@@ -259,7 +259,8 @@ class Members:
         self._set = self._set.join(news.delta)
         sends: list[tuple[NodeId, Gossip | Digest]] = []
         if self._set is not before:
-            sends += [(link, Gossip(news.delta)) for link in sorted(self._links) if link != peer]
+            passed_on = Gossip(self._set.delta_since(before.digest()))
+            sends += [(link, passed_on) for link in sorted(self._links) if link != peer]
         if news.intent == "invite":
             sends.append((peer, Gossip(self._set.state(), intent="welcome")))
         elif news.want:

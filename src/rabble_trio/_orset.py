@@ -30,10 +30,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
 from ._codec import encode, message
+from ._convert import MAX_SAME_HASH
 from ._ids import check_name
 
 T = TypeVar("T", bound=Hashable)
@@ -67,7 +69,7 @@ class Line:
 
     def __post_init__(self) -> None:
         check_name("replica", self.name)
-        counts, cloud = dict(self.counts), frozenset(self.cloud)
+        counts = dict(self.counts)
         dots = [(incarnation, number) for incarnation, number, _ in self.live]
         for incarnation, number in (*self.counts, *self.cloud, *dots):
             if not (0 <= self.floor <= incarnation <= MAX_NUMBER and 1 <= number <= MAX_NUMBER):
@@ -82,13 +84,21 @@ class Line:
         # Numbers are sorted within an incarnation, so the lowest of a cloud can't be next to the count, nor below it.
         if any(number <= counts.get(incarnation, 0) + 1 for incarnation, number in self.cloud):
             raise ValueError("the cloud holds a dot that belongs into the counts")
-        for incarnation, number, element in self.live:
-            if number > counts.get(incarnation, 0) and (incarnation, number) not in cloud:
-                raise ValueError(f"dot ({incarnation}, {number}) is live, but was not seen")
-            try:
-                hash(element)
-            except TypeError:
-                raise ValueError("an element can't be hashed") from None
+        _check_hashes((self.cloud, dots, [element for _, _, element in self.live]))
+        cloud = frozenset(self.cloud)
+        for dot in dots:
+            if dot[1] > counts.get(dot[0], 0) and dot not in cloud:
+                raise ValueError(f"dot {dot} is live, but was not seen")
+
+
+def _check_hashes(keys: Iterable[Collection[Any]]) -> None:
+    # All of these become keys of dicts or elements of sets, which are slow if somebody made their hashes collide.
+    try:
+        for some in keys:
+            if some and Counter(map(hash, some)).most_common(1)[0][1] > MAX_SAME_HASH:
+                raise ValueError(f"more than {MAX_SAME_HASH} dots or elements have the same hash")
+    except TypeError:
+        raise ValueError("an element can't be hashed") from None
 
 
 @message(tag="rabble.set_delta")

@@ -67,6 +67,8 @@ def refused(one: Handshake, other: Handshake, code: CloseCode, match: str) -> Li
 
 def test_two_nodes_of_one_cluster_prove_themselves_in_four_messages() -> None:
     one, other = dialer(), acceptor()
+    with pytest.raises(ValueError, match="not complete"):
+        _ = one.hellos
     said = shake(one, other)
     assert [type(decode(data)) for data in said] == [Hello, Hello, Proof, Proof]
     assert one.complete

@@ -1,8 +1,7 @@
-"""`rabble_trio._link`: pairs of links connected by lists, every state with every input, and peers that misbehave."""
+"""`rabble_trio._link`: pairs of links connected by lists; peers that misbehave are in `test_link_attacks.py`."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -10,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rabble_trio import CorrelationId, EncodeError, NodeId, NotAMessage, Pid, Shutdown, decode, encode, message
+from rabble_trio import CorrelationId, EncodeError, NodeId, NotAMessage, Pid, decode, encode, message
 from rabble_trio._codec import MAX_MESSAGE_SIZE, _pack
 from rabble_trio._convert import DECODERS
 from rabble_trio._errors import LinkError
-from rabble_trio._handshake import MAX_HANDSHAKE_MESSAGE, CloseCode, Hello, LinkConfig, Proof
+from rabble_trio._handshake import CloseCode, Hello, LinkConfig
 from rabble_trio._link import (
     MAX_PIDS,
     LettersReceived,
@@ -505,136 +504,6 @@ def test_membership_too_large_for_the_peer_is_refused() -> None:
     assert pair.one.state == "established"
 
 
-# Peers that misbehave -------------------------------------------------------------------------------------------------
-
-
-def letters_of(*items: Any) -> bytes:
-    return bytes(_pack((1, *items)))
-
-
-GOOD = (str(A), str(B), ("test.link.text", "x"))  # what N2 may send to N1, in the eyes of the dialer
-
-VIOLATIONS = {
-    "garbage": (b"\xc1", "not valid msgpack"),
-    "nothing": (b"", "incomplete"),
-    "half a message": (encode(Text("xxx"))[:-1], "incomplete"),
-    "two messages": (encode(Ping(1)) * 2, "not valid msgpack"),
-    "a number": (b"\x01", "neither a message nor a batch"),
-    "an empty array": (b"\x90", "neither a message nor a batch"),
-    "another kind of batch": (_pack((2, GOOD)), "array that starts with a tag"),
-    "a bool for the kind": (_pack((True, GOOD)), "array that starts with a tag"),
-    "an array that claims to be huge": (b"\xdd\xff\xff\xff\xff\x01", "incomplete"),
-    "an unknown tag": (_pack(("no.such.tag",)), "unknown tag"),
-    "a message outside of an envelope": (encode(Text("x")), "Text, which has no place on an established link"),
-    "a hello again": (None, "Hello, which has no place on an established link"),
-    "a proof again": (encode(Proof(b"")), "Proof, which has no place on an established link"),
-    "gossip of the wrong type": (
-        _pack(("rabble.gossip", 1, (), "update")),
-        r"rabble\.gossip\.delta: expected a message",
-    ),
-    "gossip out of form": (
-        _pack(("rabble.gossip", ("rabble.set_delta", (("rabble.set_line", "a b", 0, (), (), ()),)), (), "update")),
-        "not a valid replica name",
-    ),
-    "ping 0": (encode(Ping(0)), "its ping has the number 0"),
-    "ping of a bool": (_pack(("rabble.link_ping", True)), "expected int"),
-    "a pong for no ping": (encode(Pong(1)), "answered ping 1, which is not under way"),
-    "an envelope that is a text": (letters_of("x"), "str in the place of an envelope"),
-    "an envelope that is empty": (letters_of(()), "or one of the wrong length"),
-    "an envelope of four": (letters_of((*GOOD, 1)), "or one of the wrong length"),
-    "an unknown number": (letters_of((0, *GOOD[1:])), "a receiver by number 0, which stands for no pid"),
-    "a negative number": (letters_of(GOOD, (-1, 0, GOOD[2])), "a receiver by number -1"),
-    "a number that is a bool": (letters_of(GOOD, (False, 0, GOOD[2])), "a receiver by bool"),
-    "a number that is a float": (letters_of(GOOD, (0, 0.0, GOOD[2])), "a sender by float"),
-    "a number that is an array": (letters_of((GOOD[0], (), GOOD[2])), "a sender by tuple"),
-    "a number from before the tables were emptied": (letters_of(GOOD, None, (0, *GOOD[1:])), "receiver by number 0"),
-    "a pid out of grammar": (letters_of(("a::n1", *GOOD[1:])), "a receiver wrongly"),
-    "a receiver on another node": (
-        letters_of((str(Pid("x", N3)), *GOOD[1:])),
-        r"x::n3@127\.0\.0\.1:5003, which is not on n1",
-    ),
-    "a receiver on the peer itself": (letters_of((str(B), *GOOD[1:])), "which is not on n1"),
-    "a sender that it can't speak for": (
-        letters_of((str(A), str(Pid("x", N3)), GOOD[2])),
-        "whose sender is .* not on n2",
-    ),
-    "a correlation id by an unknown number": (letters_of((*GOOD, 0, 1, 1)), "a pid of a correlation id by number 0"),
-    "a correlation id that is negative": (letters_of((*GOOD, str(A), -1, 1)), "is not a connection number"),
-    "a correlation id of texts": (letters_of((*GOOD, str(A), 1, "1")), "is not a request number"),
-}
-
-
-@pytest.mark.parametrize(("data", "problem"), VIOLATIONS.values(), ids=VIOLATIONS)
-def test_a_violation_ends_the_link_and_names_the_peer(data: bytes | None, problem: str) -> None:
-    pair = Pair()
-    with pytest.raises(LinkError, match=problem) as caught:
-        pair.one.receive(pair.said[0] if data is None else data, pair.now)
-    error = caught.value
-    assert (error.fault, error.code) == ("peer", CloseCode.VIOLATION)
-    assert str(error).startswith("the peer broke the link protocol: ")
-    assert pair.one.state == "closed"
-    for call in (lambda: pair.one.receive(encode(Ping(1)), pair.now), lambda: pair.one.tick(pair.now)):
-        with pytest.raises(LinkError) as again:
-            call()
-        assert again.value is error
-
-
-def test_attack_more_pids_than_a_table_holds() -> None:
-    pair = Pair()
-    many = [(f"a{number}::{N1}", *GOOD[1:]) for number in range(MAX_PIDS + 1)]
-    for start in range(0, MAX_PIDS, 1024):
-        pair.one.receive(letters_of(*many[start : start + 1024]), pair.now)
-    with pytest.raises(LinkError, match=f"more than {MAX_PIDS} pids of receivers without emptying the table"):
-        pair.one.receive(letters_of(many[-1]), pair.now)
-
-
-def test_attack_a_flood_of_pings_is_not_stored() -> None:
-    pair = Pair()
-    pair.one.receive(encode(Ping(1)), pair.now)
-    with pytest.raises(LinkError, match="a ping before the last one was answered"):
-        pair.one.receive(encode(Ping(2)), pair.now)
-
-
-def test_attack_a_pong_twice_or_for_another_ping() -> None:
-    pair = Pair()
-    pair.one.tick(pair.now)
-    drained(pair.one)
-    pair.one.receive(encode(Pong(1)), pair.now)
-    with pytest.raises(LinkError, match="answered ping 1, which is not under way"):
-        pair.one.receive(encode(Pong(1)), pair.now)
-    with pytest.raises(LinkError, match="answered ping 2, which is not under way"):
-        pair.other.receive(encode(Pong(2)), pair.now)
-
-
-def test_attack_a_message_beyond_the_limit() -> None:
-    pair = Pair(one={"max_message": 4096})
-    with pytest.raises(LinkError, match="4097 bytes are more than the 4096 allowed"):
-        pair.one.receive(b"\x00" * 4097, pair.now)
-    early = Pair(handshake=False)
-    with pytest.raises(LinkError, match="before it has proved itself"):
-        early.other.receive(b"\x00" * (MAX_HANDSHAKE_MESSAGE + 1), early.now)
-
-
-def test_attack_envelopes_before_the_proof() -> None:
-    pair = Pair(handshake=False)
-    with pytest.raises(LinkError):
-        pair.other.receive(letters_of(GOOD), pair.now)
-    pair = Pair(handshake=False)
-    pair.carry(pair.one)
-    with pytest.raises(LinkError):
-        pair.other.receive(letters_of(GOOD), pair.now)
-    assert pair.other.peer is None
-
-
-def test_attack_replay_of_the_whole_recorded_link() -> None:
-    recorded = Pair(handshake=False)
-    recorded.run()
-    victim = Link("acceptor", config(N2), 0.0, b"fresh" + b"a" * 27)
-    victim.receive(recorded.said[0], 0.0)
-    with pytest.raises(LinkError, match="same cluster secret"):
-        victim.receive(recorded.said[2], 0.0)
-
-
 def test_a_wrong_secret_ends_both_sides_with_the_same_code() -> None:
     pair = Pair(handshake=False, other={"secret": b"another secret!!"})
     with pytest.raises(LinkError) as caught:
@@ -643,100 +512,3 @@ def test_a_wrong_secret_ends_both_sides_with_the_same_code() -> None:
     assert error.code == caught.value.code == CloseCode.AUTHENTICATION
     assert error.fault == "configuration"
     assert pair.one.state == pair.other.state == "closed"
-
-
-# Anything at all ------------------------------------------------------------------------------------------------------
-
-KINDS = {
-    "hello of a dialer": Pair().said[0],
-    "hello of an acceptor": Pair().said[1],
-    "proof of the dialer": Pair().said[2],
-    "proof of the acceptor": Pair().said[3],
-    "ping": encode(Ping(1)),
-    "pong": encode(Pong(1)),
-    "gossip": encode(Gossip(Delta())),
-    "digest": encode(Digest({})),
-    "letters": letters_of(),
-    "another message": encode(Shutdown()),
-    "garbage": b"\xff",
-}
-STATES = [
-    "dialer said hello",
-    "dialer said proof",
-    "acceptor waits",
-    "acceptor said hello",
-    "dialer is up",
-    "acceptor is up",
-]
-ACCEPTED = {
-    ("dialer said hello", "hello of an acceptor"),
-    ("dialer said proof", "proof of the acceptor"),
-    ("acceptor waits", "hello of a dialer"),
-    ("acceptor said hello", "proof of the dialer"),
-    *itertools.product(["dialer is up", "acceptor is up"], ["ping", "gossip", "digest", "letters"]),
-}
-
-
-def link_in(state: str) -> Link:
-    pair = Pair(handshake=False)
-    if state.endswith("is up"):
-        pair.run()
-    elif "said" in state:
-        pair.carry(pair.one)
-        if state == "dialer said proof":
-            pair.carry(pair.other)
-            drained(pair.one)
-    return pair.one if state.startswith("dialer") else pair.other
-
-
-@pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_state_with_every_input(state: str, kind: str) -> None:
-    link = link_in(state)
-    try:
-        link.receive(KINDS[kind], 100.0)
-    except LinkError:
-        assert (state, kind) not in ACCEPTED
-        assert link.state == "closed"
-    else:
-        assert (state, kind) in ACCEPTED
-        assert link.state != "closed"
-
-
-plain = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-2, 3)
-    | st.floats(allow_nan=False)
-    | st.binary(max_size=3)
-    | st.sampled_from(["", str(A), str(B), "test.link.text", "rabble.gossip", "rabble.link_ping", "rabble.set_delta"]),
-    lambda inner: st.lists(inner, max_size=6).map(tuple),
-    max_leaves=20,
-)
-
-
-@given(
-    st.lists(st.one_of(st.binary(max_size=60), plain.map(_pack), plain.map(letters_of)), max_size=4), st.integers(0, 5)
-)
-def test_arbitrary_bytes_raise_link_errors_and_nothing_else(messages: list[bytes], state: int) -> None:
-    link = link_in(STATES[state])
-    for data in messages:
-        try:
-            link.receive(bytes(data), 100.0)
-        except LinkError:
-            assert link.state == "closed"
-        drained(link)
-
-
-@given(st.data())
-def test_one_changed_byte_in_a_batch_raises_link_errors_and_nothing_else(data: Any) -> None:
-    pair = Pair()
-    pair.one.send(B, A, Text("hello"), CorrelationId(A, 1, 2))
-    pair.one.send(B, A, Blob(b"x" * 20))
-    (batch,) = drained(pair.one)
-    place = data.draw(st.integers(0, len(batch) - 1))
-    changed = batch[:place] + bytes([data.draw(st.integers(0, 255))]) + batch[place + 1 :]
-    try:
-        pair.other.receive(changed, pair.now)
-    except LinkError:
-        assert pair.other.state == "closed"

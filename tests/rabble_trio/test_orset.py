@@ -6,6 +6,7 @@ and of dots that were removed.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -413,3 +414,12 @@ def test_what_comes_from_the_wire_is_checked_there() -> None:
 def test_an_element_that_cannot_be_hashed_is_refused() -> None:
     with pytest.raises(ValueError, match="can't be hashed"):
         Line("a", 0, ((1, 1),), (), ((1, 1, Digest({})),))
+
+
+def test_elements_made_to_collide_are_refused() -> None:
+    # hash(-1) == hash(-2), so all of these have one hash. A set of many thousands would take minutes.
+    elements = list(itertools.product((-1, -2), repeat=7))
+    assert len(set(map(hash, elements))) == 1
+    live = tuple((1, number, element) for number, element in enumerate(elements, 1))
+    with pytest.raises(ValueError, match="more than 64 dots or elements have the same hash"):
+        Line("a", 0, ((1, len(live)),), (), live)
