@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
 
-from .messages import CloseSession, Entry, OpenSession, Request
+from .messages import Entry, OpenSession, Request
 
 Done = tuple[int, bytes]
 """The op at which a request was executed, and its result."""
@@ -32,9 +32,9 @@ Key = tuple[int, int] | bytes | int
 
 def entry_key(entry: Entry) -> Key:
     """What a retry has in common with its original. Keys of different kinds of entries never collide."""
-    if type(entry) is Request:
+    if isinstance(entry, Request):
         return (entry.session, entry.number)
-    return entry.client if type(entry) is OpenSession else entry.session  # type: ignore[union-attr]
+    return entry.client if isinstance(entry, OpenSession) else entry.session
 
 
 class Session:
@@ -124,11 +124,11 @@ class ClientTable:
 
     def execute(self, op: int, entry: Entry, apply: Callable[[int, bytes], bytes]) -> None:
         """Execute any entry, for its effect only."""
-        if type(entry) is Request:
+        if isinstance(entry, Request):
             self.request(op, entry, apply)
-        elif type(entry) is OpenSession:
+        elif isinstance(entry, OpenSession):
             self.open(op, entry.client)
-        elif type(entry) is CloseSession:
+        else:
             self.close(entry.session)
 
     def digest(self) -> bytes:

@@ -13,7 +13,7 @@ ENTRY_OVERHEAD = 64
 
 def entry_size(entry: Entry) -> int:
     """Roughly the bytes that an entry takes in a message."""
-    return ENTRY_OVERHEAD + len(entry.operation) if type(entry) is Request else ENTRY_OVERHEAD
+    return ENTRY_OVERHEAD + len(entry.operation) if isinstance(entry, Request) else ENTRY_OVERHEAD
 
 
 class Log:

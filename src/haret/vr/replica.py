@@ -79,9 +79,11 @@ class Replica(Process):
         self._epoch = ctx.epoch
         self._members = frozenset(ctx.peers)
         self._tick = CorrelationId(pid, TICK)
-        if self._fresh:
-            self._become(Primary(ctx, 0, 0) if ctx.is_primary(0) else Backup(ctx, 0), output)
-            self._start_timer(output)
+        if not self._fresh:
+            self._become(Recovering(ctx), output)
+            return
+        self._become(Primary(ctx, 0, 0) if ctx.is_primary(0) else Backup(ctx, 0), output)
+        self._start_timer(output)
 
     @property
     def status(self) -> str:

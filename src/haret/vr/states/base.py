@@ -105,7 +105,7 @@ class State:
         return None
 
     def primary(self) -> Pid | None:
-        """Who is primary, as far as this state knows."""
+        """Whom to send clients to, if it is known."""
         return None
 
     def on_client(self, message: Any, sender: Pid, cid: CorrelationId | None, output: Outbox) -> Transition | None:
@@ -148,7 +148,7 @@ class State:
     def fetch_view(self, message: Prepare | Commit | StartView, sender: Pid) -> ToStateTransfer:
         """How much of the own log is good for a view that has begun, and how much there is to get."""
         ctx = self.ctx
-        if type(message) is StartView and message.log_view == ctx.last_normal_view:
+        if isinstance(message, StartView) and message.log_view == ctx.last_normal_view:
             # The own log and the one that the view began with are of the same view, so the shorter one is a prefix of
             # the longer one: only what is missing needs fetching, most often nothing.
             return ToStateTransfer(message.view, sender, min(ctx.log.op, message.start), message.start)

@@ -16,15 +16,15 @@ Rules:
    stops its heartbeats, which keep the others content, and wishes for another view like them. (Else a network that fails
    in one direction only would stop the group for as long as that lasts.)
 
-| message          | what it does                                                     |
-|------------------|------------------------------------------------------------------|
-| Request, OpenSession, CloseSession | rule 1                                         |
-| PrepareOK        | rule 3                                                           |
-| StartViewChange  | rule 6                                                           |
+| message          | what it does                                                             |
+|------------------|--------------------------------------------------------------------------|
+| Request, OpenSession, CloseSession | rule 1                                                 |
+| PrepareOK        | rule 3                                                                   |
+| StartViewChange  | rule 6                                                                   |
 | DoViewChange     | of a later view: join it; of this one: tell the sender that it has begun |
-| Prepare, Commit, StartView | of a later view: state transfer; older: dropped        |
-| GetState         | answered, if it is about this view                               |
-| NewState         | dropped: nothing was asked                                       |
+| Prepare, Commit, StartView | of a later view: state transfer; older: dropped                |
+| GetState         | answered, if it is about this view                                       |
+| NewState         | dropped: nothing was asked                                               |
 """
 
 from __future__ import annotations
@@ -132,9 +132,6 @@ class Primary(Waiting):
                 output.send(peer, commit)
         self._quiet = True
         return None
-
-    def primary(self) -> Pid | None:
-        return self.ctx.pid
 
     def restless(self) -> bool:
         # Not after half the patience, as a backup: one replica that hears nobody, and therefore always has a wish, must
@@ -270,7 +267,7 @@ class Primary(Waiting):
         clients, apply, epoch, view = ctx.clients, ctx.machine.apply, ctx.epoch, ctx.view
         send = output.send
         for op, entry in enumerate(ctx.log.slice(ctx.commit, commit), ctx.commit + 1):
-            if type(entry) is Request:
+            if isinstance(entry, Request):
                 self._bytes -= entry_size(entry)
                 done = clients.request(op, entry, apply)
                 session, number = entry.session, entry.number
@@ -292,16 +289,16 @@ class Primary(Waiting):
         while self._sent < ctx.log.op and len(ends) < ctx.settings.pipeline:
             self._send_batch(output)
 
-    def _commit_session(self, op: int, entry: Entry, output: Outbox) -> None:
+    def _commit_session(self, op: int, entry: OpenSession | CloseSession, output: Outbox) -> None:
         ctx = self.ctx
         self._bytes -= entry_size(entry)
         asker = self._pending.pop(entry_key(entry), None)
         answer: SessionOpened | SessionClosed
-        if type(entry) is OpenSession:
+        if isinstance(entry, OpenSession):
             answer = SessionOpened(ctx.clients.open(op, entry.client), ctx.epoch, ctx.view)
         else:
-            ctx.clients.execute(op, entry, ctx.machine.apply)
-            answer = SessionClosed(entry.session)  # type: ignore[union-attr]
+            ctx.clients.close(entry.session)
+            answer = SessionClosed(entry.session)
         if asker is not None:
             output.send(asker[0], answer, asker[1])
 

@@ -208,6 +208,7 @@ def test_a_long_log_is_fetched_in_pieces_and_lost_pieces_again(make_network):
     network.tick(1, 2)
     for _ in range(4):
         assert network.state(1).status == "view-change"
+        network.give(1, NewState(0, 1, 0, 12345, 2, 8, 0, ()), network.pids[2])
         network.deliver(GetState, to=2)
         assert len(network.deliver(NewState, to=1)) == 1
     assert network.primaries() == [1]
