@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import outcome
 import trio
 
 from haret import protocol
 from haret.errors import Unavailable, error_from_value
-from haret.protocol import ADMIN, AdminRequest, Answer, Ask, Refused
+from haret.protocol import ADMIN, AdminReply, AdminRequest, Answer, Ask, Refused
 from rabble_trio import (
     ClusterStatus,
     ConnectFailed,
@@ -29,6 +28,16 @@ from ._transport import frames, greet, open_connection
 _T = TypeVar("_T")
 
 
+class _Question:
+    """One question. Ended without a reply: the connection was lost."""
+
+    __slots__ = ("ended", "reply")
+
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+        self.reply: AdminReply | None = None
+
+
 class Admin:
     """A connection to the admin port of one node; `open_admin` makes it.
 
@@ -39,7 +48,7 @@ class Admin:
     def __init__(self, connection: Connection, endpoint: str) -> None:
         self._connection = connection
         self._endpoint = endpoint
-        self._waiting: dict[int, trio.lowlevel.Task] = {}
+        self._waiting: dict[int, _Question] = {}
         self._number = 0
         self._lost: str | None = None
 
@@ -94,20 +103,19 @@ class Admin:
     async def _ask(self, request: AdminRequest, expected: type[_T]) -> _T:
         self._number += 1
         number = self._number
-        if self._lost is None:
-            try:
+        # Before it is sent: the answer may be here before `send` is back.
+        question = self._waiting[number] = _Question()
+        try:
+            if self._lost is None:
                 await self._connection.send(next(frames([Ask(number, request)])))
-            except ConnectionClosed as error:
-                self._lose(str(error))
-        if self._lost is not None:
+                await question.ended.wait()
+        except ConnectionClosed as error:
+            self._lose(str(error))
+        finally:
+            self._waiting.pop(number, None)
+        reply = question.reply
+        if reply is None:
             raise self._unavailable()
-        self._waiting[number] = trio.lowlevel.current_task()
-
-        def abort(_: Any) -> trio.lowlevel.Abort:
-            del self._waiting[number]
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        reply = await trio.lowlevel.wait_task_rescheduled(abort)
         if isinstance(reply, expected):
             return reply
         answer = f"{self._endpoint} answered with {type(reply).__name__}"
@@ -119,9 +127,10 @@ class Admin:
                 for message in decode_batch(await self._connection.receive()):
                     match message:
                         case Answer(id=number, reply=reply):
-                            task = self._waiting.pop(number, None)
-                            if task is not None:
-                                trio.lowlevel.reschedule(task, outcome.Value(reply))
+                            question = self._waiting.get(number)
+                            if question is not None:
+                                question.reply = reply
+                                question.ended.set()
                         case Refused(reason=reason):
                             self._lose(reason)
         except (ConnectionClosed, DecodeError) as error:
@@ -129,9 +138,8 @@ class Admin:
 
     def _lose(self, reason: str) -> None:
         self._lost = self._lost or reason
-        waiting, self._waiting = self._waiting, {}
-        for task in waiting.values():
-            trio.lowlevel.reschedule(task, outcome.Error(self._unavailable()))
+        for question in self._waiting.values():
+            question.ended.set()
 
     def _unavailable(self) -> Unavailable:
         return Unavailable("the connection to the admin port is lost", ((self._endpoint, self._lost or ""),), True)
