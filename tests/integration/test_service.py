@@ -343,6 +343,13 @@ async def test_a_client_may_be_there_before_the_server(config: haret.ServerConfi
             await trio.sleep_forever()
 
 
+@pytest.mark.parametrize("patience", [0, -1, float("nan")])
+async def test_what_is_no_patience(patience: float) -> None:
+    with pytest.raises(haret.ConfigError, match="give_up_after"):
+        async with haret.open_client("127.0.0.1:1", "demo", give_up_after=patience):
+            pytest.fail("it was taken for a time")
+
+
 @pytest.mark.parametrize("endpoints", [[], "nowhere", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:99999"])
 async def test_what_is_no_endpoint(endpoints: Any) -> None:
     with pytest.raises(haret.ConfigError):
@@ -477,6 +484,42 @@ async def test_a_lost_admin_connection(config: haret.ServerConfig) -> None:
         await server.node.stop(server.node.pid("admin", "haret"))
         with pytest.raises(haret.Unavailable, match="lost"):
             await admin.config()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (protocol.Answer(1, protocol.Done()), "answered with Done"),
+        (protocol.Refused("enough"), "enough"),
+        (None, "expected a batch"),
+    ],
+)
+async def test_admin_answers_that_make_no_sense(answer: Any, words: str) -> None:
+    async def serve(stream: Any) -> None:
+        await stream.receive()
+        await stream.send(encode_batch([protocol.Welcome(Pid.parse("a::b@c:1").node)]))
+        await stream.receive()
+        await stream.send(b"\xc0" if answer is None else encode_batch([answer]))
+        await stream.receive()
+
+    async with trio.open_nursery() as nursery:
+        other = await nursery.start(
+            lambda task_status: serve_websockets(
+                serve, "127.0.0.1", 0, subprotocol=protocol.ADMIN, task_status=task_status
+            )
+        )
+        async with haret.open_admin(other.address) as admin:
+            with pytest.raises(haret.Unavailable, match=words):
+                await admin.config()
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_admin_question_may_be_cancelled(world: World) -> None:
+    async with world() as w, w.server.node.open_mailbox("mute") as mute:
+        with trio.move_on_after(0.02) as scope:
+            await w.admin.metrics(mute.pid)
+        assert scope.cancelled_caught
+        assert (await w.admin.config()).node == w.server.node.id
 
 
 # --------------------------------------------------------------------------------------------------- server

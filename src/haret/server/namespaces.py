@@ -18,7 +18,20 @@ from haret import vr
 from haret.backend import Backend
 from haret.protocol import BadRequest, Crash, CreateNamespace, Done, Unanswered, UnknownActor
 from haret.vr.messages import ViewChanged
-from rabble_trio import ActorDown, ChildSpec, CorrelationId, Down, Envelope, Mailbox, Node, Pid, Service, Supervisor
+from rabble_trio import (
+    ActorDown,
+    ChildSpec,
+    CorrelationId,
+    Down,
+    Envelope,
+    GetMetrics,
+    Mailbox,
+    Metrics,
+    Node,
+    Pid,
+    Service,
+    Supervisor,
+)
 
 from .directory import SUPERVISOR, Directory, Entry, PrimaryChanged
 
@@ -67,9 +80,18 @@ class NamespaceManager(Service):
                         self._publish(self._directory.view_changed(pid, epoch, view, primary))
                     case Down(pid=pid):
                         self._publish(self._directory.replica_down(pid))
+                    case GetMetrics():
+                        self._reply(envelope, self._metrics())
                     case _:
                         logger.warning("%s: unexpected %s", mailbox.pid, type(envelope.message).__name__)
             nursery.cancel_scope.cancel()
+
+    def _metrics(self) -> Metrics:
+        primaries = [entry.primary for entry in self._directory]
+        return Metrics(
+            {},
+            {"namespaces": float(len(primaries)), "namespaces without a primary": float(primaries.count(None))},
+        )
 
     # ------------------------------------------------------------------ groups
 
