@@ -13,7 +13,7 @@ import trio
 import haret
 from haret import protocol
 from haret.vr import messages as vr
-from rabble_trio import InvalidId, ListenFailed, Pid, decode_batch, encode_batch, open_websocket_client
+from rabble_trio import InvalidId, ListenFailed, Pid, decode_batch, encode, encode_batch, open_websocket_client
 from rabble_trio._websocket import serve_websockets  # a server that answers what a test wants
 
 World = Callable[..., AbstractAsyncContextManager[Any]]
@@ -435,6 +435,25 @@ async def test_servers_that_do_not_speak_our_language(answer: Any) -> None:
                 with pytest.raises(haret.Unavailable, match=words):
                     async with haret.open_admin(other.address):
                         pytest.fail("it was taken for an admin port")
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("result", [b"\xc1", encode(protocol.Done())])
+async def test_results_that_can_not_be_read(result: bytes) -> None:
+    answers = (
+        (protocol.Welcome(Pid.parse("a::b@c:1").node), protocol.Entered(1)),
+        (protocol.Result(1, 1, 0, 0, result),),
+    )
+    async with trio.open_nursery() as nursery:
+        other = await nursery.start(
+            lambda task_status: serve_websockets(
+                lambda stream: talk(stream, *answers), "127.0.0.1", 0, subprotocol=protocol.API, task_status=task_status
+            )
+        )
+        async with haret.open_client(other.address, "demo") as c:
+            with pytest.raises(haret.Unavailable, match=r"can't be read|no result") as caught:
+                await c.create("/a", "blob")
+            assert caught.value.ambiguous
         nursery.cancel_scope.cancel()
 
 

@@ -20,8 +20,10 @@ from haret.vertree import (
     Create,
     Delete,
     Guard,
+    Keys,
     ListKeys,
     MultiCas,
+    MultiResult,
     Operation,
     QueueBack,
     QueueFront,
@@ -33,6 +35,7 @@ from haret.vertree import (
     SetInsert,
     SetIntersection,
     SetRemove,
+    SetResult,
     SetSubset,
     SetSuperset,
     SetSymmetricDifference,
@@ -63,6 +66,7 @@ GIVE_UP_AFTER: Final = 10.0
 FAREWELL: Final = 0.5
 """Seconds that closing a client may take to say goodbye to its session."""
 
+_RESULTS: Final = frozenset({WriteResult, SetResult, Keys, MultiResult})
 _INF: Final = float("inf")
 
 
@@ -158,10 +162,7 @@ class Client:
         if refused is not None:
             raise _error(refused)
         result = await self._submit(data)
-        value = decode(result.result)
-        failure = error_from_value(value)
-        if failure is not None:
-            raise failure
+        value = _decode(result.result)
         return Reply(value.value, value.version, result.op, result.view, result.epoch, getattr(value, "more", False))
 
     async def _submit(self, operation: bytes) -> Result:
@@ -322,7 +323,7 @@ class Client:
                     self._endpoint = endpoint
                     await self._use(connection, endpoint)
             except (ConnectFailed, ConfigError) as error:
-                machine.connect_failed(endpoint, str(error))
+                machine.connect_failed(endpoint, error.reason)
             self._endpoint = None
             await trio.sleep(machine.pause_before_connect())
 
@@ -424,13 +425,30 @@ async def list_namespaces(endpoints: str | Sequence[str]) -> tuple[str, ...]:
                 messages = await greet(connection, API, endpoint, GetNamespaceNames())
                 while not messages:
                     messages = decode_batch(await connection.receive())
-        except (ConnectFailed, ConnectionClosed, DecodeError, Unavailable) as error:
+        except ConnectFailed as error:
+            tried.append((endpoint, error.reason))
+            continue
+        except Unavailable as error:
+            tried += error.tried
+            continue
+        except (ConnectionClosed, DecodeError) as error:
             tried.append((endpoint, str(error)))
             continue
         if isinstance(messages[0], NamespaceNames):
             return messages[0].names
         tried.append((endpoint, f"it sent {type(messages[0]).__name__}"))
     raise Unavailable("no endpoint said which namespaces there are", tuple(tried), False)
+
+
+def _decode(result: bytes) -> Any:
+    """The result of an operation, or raise the error that it is."""
+    try:
+        value = decode(result)
+    except DecodeError as error:
+        raise Unavailable(f"the answer can't be read; is the server a newer release? {error}", (), True) from None
+    if type(value) in _RESULTS:
+        return value
+    raise error_from_value(value) or Unavailable(f"{type(value).__name__} is no result", (), True)
 
 
 def _error(value: Any) -> HaretError:
