@@ -31,6 +31,7 @@ from haret.protocol import (
     API,
     CLIENT_ID_BYTES,
     MAX_IN_FLIGHT,
+    SILENCE,
     VERSION,
     Enter,
     Entered,
@@ -58,10 +59,6 @@ LONGEST_PAUSE: Final = 1.0
 
 MAX_REDIRECTS: Final = 3
 """Redirects in a row that are followed without a pause: one is the rule, more mean that the primary moves, or a circle."""
-
-SILENCE: Final = 8.0
-"""Seconds without any message, while an answer is due, after which a connection counts as dead. The server answers
-every request within its request timeout, if only with `Retry`."""
 
 
 class Random(Protocol):

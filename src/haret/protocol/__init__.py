@@ -48,6 +48,7 @@ from .common import MAX_IN_FLIGHT as MAX_IN_FLIGHT
 from .common import MAX_REPLICAS as MAX_REPLICAS
 from .common import MIN_REPLICAS as MIN_REPLICAS
 from .common import NAMESPACES_PAGE as NAMESPACES_PAGE
+from .common import SILENCE as SILENCE
 from .common import VERSION as VERSION
 from .common import BadRequest as BadRequest
 from .common import Hello as Hello

@@ -25,6 +25,10 @@ MAX_IN_FLIGHT: Final = 1024
 """Requests of one connection that may be unanswered: ten times what keeps a group busy. The client waits beyond it; the
 server answers `Retry` to a client that does not."""
 
+SILENCE: Final = 8.0
+"""Seconds without any message, while an answer is due, after which a client takes the connection for dead. A server
+answers every request earlier, if only with `Retry`."""
+
 CLIENT_ID_BYTES: Final = 16
 """Random bytes that name the opening of a session, so that an opening that is sent twice opens one session."""
 

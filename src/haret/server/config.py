@@ -27,11 +27,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from haret.errors import ConfigError
+from haret.protocol import SILENCE
 from haret.vr import Settings
 from rabble_trio import InvalidId, NodeId
 
 MAX_OPERATION: Final = 832 * 1024
 """Bytes of an encoded operation: the most that `haret.vertree` admits, and its tags and lengths, below a frame."""
+
+
+MAX_REQUEST_TIMEOUT: Final = 0.75 * SILENCE
+"""Seconds. The clock of the websocket service may be a quarter late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,11 @@ class ServerConfig:
             seconds = getattr(self.timeouts, one.name)
             if not 0 < seconds < math.inf:
                 raise ConfigError(f"timeouts.{one.name}", f"{seconds!r} is not a number of seconds above 0")
+        if self.timeouts.request > MAX_REQUEST_TIMEOUT:
+            raise ConfigError(
+                "timeouts.request",
+                f"must be at most {MAX_REQUEST_TIMEOUT:g}: a client that hears nothing for {SILENCE:g} s connects anew",
+            )
         self.vr_settings()
 
     @property

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from haret import errors
-from haret.client._machine import LONGEST_PAUSE, SILENCE, WINDOW, Backoff, Call, Machine, ProtocolBroken
+from haret.client._machine import LONGEST_PAUSE, WINDOW, Backoff, Call, Machine, ProtocolBroken
 from haret.protocol import (
     API,
     MAX_IN_FLIGHT,
+    SILENCE,
     VERSION,
     Enter,
     Entered,

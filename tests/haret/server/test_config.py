@@ -51,6 +51,7 @@ def test_replicas_take_every_operation_that_the_tree_admits() -> None:
         ("[timeouts]\nrequest = true", "timeouts.request", "a number"),
         ("[timeouts]\nrequest = 0", "timeouts.request", "above 0"),
         ("[timeouts]\nrequest = nan", "timeouts.request", "above 0"),
+        ("[timeouts]\nrequest = 7", "timeouts.request", "at most 6"),
         ("[timeouts]\nlunch = 3", "timeouts.lunch", "not a setting"),
         ("[timeouts]\nheartbeat = 3.0", "timeouts", "heartbeat"),
         ("x = [", "", "not valid TOML"),
