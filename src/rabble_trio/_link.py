@@ -20,7 +20,8 @@ Rules:
 1. Two lanes lead to the peer. Control (handshake, heartbeats, membership) always goes first; envelopes leave as many in
    one message as are waiting, up to `batch_bytes`, so that a heartbeat waits for one message at most.
 2. Both lanes are bounded in bytes. An envelope that finds its lane full is dropped, and `send` says so. A control lane
-   that is full ends the link: the peer does not read.
+   that is full ends the link: the peer does not read. The runtime's own envelopes, which somebody may wait for (a `Down`),
+   are not dropped: they may exceed the limit by as much as the control lane holds, and beyond that the link ends too.
 3. An envelope is encoded once, when it is sent, and one that is too large for a message is refused there, with
    `EncodeError`. Delivery is at most once and in order; what was not handed to the transport when the link ends is
    undelivered.
@@ -112,8 +113,8 @@ class LettersReceived:
 
     letters: list[Letter]
     """Those that arrived well."""
-    lost: list[tuple[Pid, Pid, str]]
-    """(receiver, sender, reason) of those whose message can't be decoded here."""
+    lost: list[tuple[Pid, Pid, CorrelationId | None, str]]
+    """(receiver, sender, correlation id, reason) of those whose message can't be decoded here."""
 
 
 LinkEvent = LinkUp | MembershipReceived | LettersReceived
@@ -237,6 +238,11 @@ class Link:
         """The hello of the proven peer; None before `LinkUp`."""
         return self._peer
 
+    @property
+    def error(self) -> LinkError | None:
+        """Why it is closed; None while it is not."""
+        return self._error
+
     def statistics(self) -> LinkStatistics:
         """What went over it so far."""
         return LinkStatistics(
@@ -282,10 +288,12 @@ class Link:
 
     # To the peer ------------------------------------------------------------------------------------------------------
 
-    def send(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None = None) -> str | None:
+    def send(
+        self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None = None, *, signal: bool = False
+    ) -> str | None:
         """Queue an envelope. Returns None, or the reason why it is a dead letter: "no link" or "link queue full".
 
-        Raises `NotAMessage`; `EncodeError` if the message does not fit its class or is too large for a link; `ValueError`
+        `signal`: it is the runtime's own, and may not be dropped. Raises `LinkError` if there is no room even so; `NotAMessage`; `EncodeError` if the message does not fit its class or is too large for a link; `ValueError`
         if the receiver is not on the peer's node or the sender not on this one.
         """
         if type(message) not in ENCODERS:
@@ -297,12 +305,12 @@ class Link:
         sender_ref = self._sender_numbers.get(sender._text)
         correlation_ref = -1 if correlation_id is None else self._correlation_numbers.get(correlation_id.pid._text)
         if receiver_ref is None or sender_ref is None or correlation_ref is None:
-            return self._send_with_new_pids(peer.node, to, sender, message, correlation_id)
+            return self._send_with_new_pids(peer.node, to, sender, message, correlation_id, signal)
         data = self._pack(receiver_ref, sender_ref, message, correlation_ref, correlation_id)
-        return self._enqueue(data, (to, sender, message, correlation_id))
+        return self._enqueue(data, (to, sender, message, correlation_id), signal)
 
     def _send_with_new_pids(
-        self, node: NodeId, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None
+        self, node: NodeId, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None, signal: bool
     ) -> str | None:
         if to.node != node or sender.node != self._config.node:
             raise ValueError(f"{sender} to {to} is not from {self._config.node} to {node}")
@@ -317,14 +325,14 @@ class Link:
             self._data_bytes += len(_FORGET_PIDS)
         references: list[Any] = [numbers.get(text, text) for numbers, text in wanted]
         data = self._pack(references[0], references[1], message, references[-1], correlation_id)
-        refused = self._enqueue(data, (to, sender, message, correlation_id))
+        refused = self._enqueue(data, (to, sender, message, correlation_id), signal)
         if refused is None:
             # Numbers count what the peer gets to see, so they are given only now.
             for numbers, text in wanted:
                 numbers.setdefault(text, len(numbers))
         return refused
 
-    def _enqueue(self, data: bytes, letter: Letter) -> str | None:
+    def _enqueue(self, data: bytes, letter: Letter, signal: bool) -> str | None:
         size = len(data)
         if size > self._largest_letter:
             raise EncodeError(
@@ -332,8 +340,11 @@ class Link:
                 "into one message of a link: send it in chunks"
             )
         if self._data_bytes + size > self._config.data_queue_bytes:
-            self._letters_dropped += 1
-            return "link queue full"
+            if not signal:
+                self._letters_dropped += 1
+                return "link queue full"
+            if self._data_bytes + size > self._config.data_queue_bytes + self._config.control_queue_bytes:
+                self._fail_overflow(self._data_bytes)
         self._data.append((data, letter))
         self._data_bytes += size
         return None
@@ -365,7 +376,7 @@ class Link:
             return
         data = encode(news, max_size=min(self._config.max_message, self._peer.max_message))
         if self._control_bytes + len(data) > self._config.control_queue_bytes:
-            self._fail("peer", CloseCode.OVERFLOW, f"{self._peer.node} does not read: {self._control_bytes} bytes wait")
+            self._fail_overflow(self._control_bytes)
         self._put_control(data)
 
     def _put_control(self, data: bytes) -> None:
@@ -485,7 +496,7 @@ class Link:
         receivers, senders, correlation_pids = self._tables
         known_receivers, known_senders = receivers.by_number, senders.by_number
         letters: list[Letter] = []
-        lost: list[tuple[Pid, Pid, str]] = []
+        lost: list[tuple[Pid, Pid, CorrelationId | None, str]] = []
         items = iter(plain)
         next(items)
         for item in items:
@@ -513,9 +524,10 @@ class Link:
             try:
                 letters.append((to, sender, decode_message(body, MAX_DEPTH), correlation_id))
             except Mismatch as error:
-                lost.append((to, sender, f"can't be decoded: {_placed(body, error)}"))
+                lost.append((to, sender, correlation_id, f"can't be decoded: {_placed(body, error)}"))
             except RecursionError:
-                lost.append((to, sender, "can't be decoded: nested too deeply for the stack that is left"))
+                reason = "can't be decoded: nested too deeply for the stack that is left"
+                lost.append((to, sender, correlation_id, reason))
         self._letters_received += len(letters) + len(lost)
         self._letters_lost += len(lost)
         return LettersReceived(letters, lost)
@@ -525,6 +537,10 @@ class Link:
     def _fail(self, fault: str, code: CloseCode, reason: str) -> None:
         self._error = LinkError(fault, code, reason)
         raise self._error
+
+    def _fail_overflow(self, waiting: int) -> None:
+        assert self._peer is not None
+        self._fail("peer", CloseCode.OVERFLOW, f"{self._peer.node} does not read: {waiting} bytes wait")
 
     def close(self, fault: str, code: CloseCode, reason: str) -> LinkError:
         """End the link for a reason of this node's own; returns what to close the transport with.

@@ -362,7 +362,7 @@ def test_a_message_that_cannot_be_decoded_is_lost_alone() -> None:
     (event,) = pair.other.receive(data.replace(b"test.link.blob", b"test.link.what"), pair.now)
     assert isinstance(event, LettersReceived)
     assert [letter[2] for letter in event.letters] == [Text("1"), Text("3")]
-    ((to, sender, reason),) = event.lost
+    ((to, sender, _, reason),) = event.lost
     assert (to, sender) == (C, A)
     assert reason.startswith("can't be decoded: unknown tag 'test.link.what'")
     assert "test.link.what" not in DECODERS
@@ -384,7 +384,7 @@ def test_a_message_that_is_nested_too_deeply_for_the_stack_is_lost_alone(monkeyp
     monkeypatch.setitem(DECODERS, "test.link.text", (Text, overflow))
     (event,) = pair.other.receive(data, pair.now)
     assert isinstance(event, LettersReceived)
-    assert event.lost == [(B, A, "can't be decoded: nested too deeply for the stack that is left")]
+    assert event.lost == [(B, A, None, "can't be decoded: nested too deeply for the stack that is left")]
 
 
 # Control before data, and heartbeats ----------------------------------------------------------------------------------
@@ -512,3 +512,17 @@ def test_a_wrong_secret_ends_both_sides_with_the_same_code() -> None:
     assert error.code == caught.value.code == CloseCode.AUTHENTICATION
     assert error.fault == "configuration"
     assert pair.one.state == pair.other.state == "closed"
+
+
+def test_signals_are_not_dropped_but_end_a_link_whose_peer_does_not_read() -> None:
+    # What the runtime sends (a Down) somebody may wait for: it exceeds the limit, by as much as the control lane holds.
+    pair = Pair(one={"data_queue_bytes": 1000, "control_queue_bytes": 1000})
+    while pair.one.send(C, A, Blob(b"x" * 200)) is None:
+        pass
+    assert pair.one.send(C, A, Blob(b"x" * 400), signal=True) is None
+    assert pair.one.send(C, A, Blob(b"x" * 400), signal=True) is None
+    with pytest.raises(LinkError, match="does not read") as caught:
+        pair.one.send(C, A, Blob(b"x" * 400), signal=True)
+    assert caught.value.code == CloseCode.OVERFLOW
+    assert pair.one.error is caught.value
+    assert len(pair.one.undelivered()) == 6
