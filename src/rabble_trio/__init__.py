@@ -11,9 +11,11 @@ The core is pure, without Trio, clock, randomness or I/O:
 
 The shell is Trio:
     _mailbox     bounded queues, and the mailbox handle of Trio code
+    _actor       one incarnation of an actor: its mailbox, timers, monitors, asks
     _journal     where persisted records go
     _executor    routes envelopes, runs processes, timers, monitors, asks
     _service     actors that are Trio code
+    _workers     blocking and CPU-bound work in threads and processes    (_worker: the inside of such a process)
     _supervisor  restart strategies, ordered start and stop
     _websocket   the only file that imports trio_websocket     (_frames: plain messages; _sockets: TCP and TLS)
     _cluster     the cluster port and membership
@@ -45,6 +47,8 @@ from ._errors import NameInUse as NameInUse
 from ._errors import NodeClosed as NodeClosed
 from ._errors import NotAMessage as NotAMessage
 from ._errors import RabbleError as RabbleError
+from ._errors import WorkerDied as WorkerDied
+from ._errors import WorkFailed as WorkFailed
 from ._executor import DeadLetter as DeadLetter
 from ._ids import CorrelationId as CorrelationId
 from ._ids import NodeId as NodeId
@@ -91,6 +95,11 @@ from ._websocket import Connection as Connection
 from ._websocket import ConnectionStatistics as ConnectionStatistics
 from ._websocket import ServerLimits as ServerLimits
 from ._websocket import open_websocket_client as open_websocket_client
+from ._workers import WorkerProcesses as WorkerProcesses
+from ._workers import WorkerStatistics as WorkerStatistics
+from ._workers import open_worker_processes as open_worker_processes
+from ._workers import run_in_process as run_in_process
+from ._workers import run_in_thread as run_in_thread
 
 # What is public says that it lives here, so that tracebacks, pickles and the documentation show the name that users import.
 for _public in list(vars().values()):

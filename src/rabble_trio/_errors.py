@@ -144,3 +144,30 @@ class LinkError(RabbleError):
     def close_reason(self) -> str:
         """The reason, cut to the 123 bytes that a websocket's close frame has room for (RFC 6455, section 5.5)."""
         return self.reason.encode(errors="replace")[:123].decode(errors="ignore")
+
+
+class WorkFailed(RabbleError):
+    """A function that ran in a worker process raised an exception, or its result can't be sent back.
+
+    Attributes: `function`, "module:qualname"; `kind`, the exception's class name; `text`, its text; `traceback`, as the
+    worker would have printed it. The exception itself can't cross: that would take pickle.
+    """
+
+    def __init__(self, function: str, kind: str, text: str, traceback: str) -> None:
+        super().__init__(f"{function} raised {kind}: {text}")
+        self.function = function
+        self.kind = kind
+        self.text = text
+        self.traceback = traceback
+
+
+class WorkerDied(RabbleError):
+    """A worker process ended before it returned a result.
+
+    Attributes: `exit_code`, what it exited with, or minus the number of the signal that killed it.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
+        super().__init__(f"a worker process {how} before it returned a result")
+        self.exit_code = exit_code
