@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +27,7 @@ from outcome import Error, Outcome, Value
 
 from ._actor import INF, Actor
 from ._codec import MESSAGE_TYPES
-from ._errors import ActorDown, JournalError, NameInUse, NotAMessage
+from ._errors import ActorDown, EncodeError, JournalError, NameInUse, NotAMessage
 from ._ids import CorrelationId, NodeId, Pid
 from ._journal import Journal
 from ._mailbox import Item
@@ -47,6 +47,7 @@ from ._messages import (
     Timeout,
 )
 from ._process import Envelope, Outbox, Persist, Process, Snapshot
+from ._remote import AskFailed, Remote
 
 if TYPE_CHECKING:
     from ._supervisor import SupervisorTask
@@ -70,7 +71,9 @@ class DeadLetter:
     envelope: Envelope
     """What was sent."""
     reason: str
-    """"not running", "mailbox full", "ended", "late reply", "no correlation id", "no link", or "not accepted"."""
+    """"not running", "mailbox full", "ended", "late reply", "no correlation id", "not accepted", "no link",
+    "link queue full", "not encodable" (the log says why), or "not decodable" (it came from another node, and its message
+    is None here)."""
 
 
 class _Ask:
@@ -103,7 +106,15 @@ class _Ask:
 
 
 RemoteRoute = Callable[[Pid, Pid, Any, CorrelationId | None], str | None]
-"""Takes (to, sender, message, correlation id) for another node; returns a dead letter's reason if it can't."""
+"""Takes (to, sender, message, correlation id) for another node; returns a dead letter's reason if it can't.
+
+Raises `EncodeError`.
+"""
+
+
+async def _no_room(node: NodeId) -> None:
+    """A link that is not there is never full."""
+    await trio.lowlevel.checkpoint()
 
 
 class Executor:
@@ -118,6 +129,10 @@ class Executor:
         # Whose child has this name. A child keeps its name between its incarnations, when it is no actor.
         self.owners: dict[Pid, SupervisorTask] = {}
         self.remote: RemoteRoute = lambda *_: "no link"
+        self.remote_room: Callable[[NodeId], Awaitable[None]] = _no_room  # waits until a full link has room, or is lost
+        self.far = Remote(self)
+        # In the correlation ids of asks: a reply to an earlier incarnation of this node must not meet an ask of this one.
+        self.incarnation: int | None = None
         # Built-in receivers that answer at once, in place of an actor: executor and cluster server.
         self.builtin: dict[Pid, Callable[[Any, Pid, CorrelationId | None], bool]] = {self.pid: self._on_message}
         self._asks: dict[int, _Ask] = {}
@@ -169,10 +184,14 @@ class Executor:
             watched = self.actors.get(pid)
             if watched is not None:
                 watched.watchers.discard(actor.pid)
+            elif pid.node != self.node:
+                self.far.unwatch(actor.pid, pid)
         down = Down(actor.pid, reason)
         for watcher in sorted(actor.watchers):
             target = self.actors.get(watcher)
-            if target is not None:
+            if target is None and watcher.node != self.node:
+                self.far.tell_down(watcher, down)
+            elif target is not None:
                 target.monitoring.discard(actor.pid)
                 target.put((down, self.pid, None))
         while actor.queue:
@@ -187,7 +206,12 @@ class Executor:
         if pid in self.builtin:
             return  # it lives as long as the node
         if watched is None:
-            watcher.put((Down(pid, "not running" if pid.node == self.node else "node lost"), self.pid, None))
+            if pid.node == self.node:
+                watcher.put((Down(pid, "not running"), self.pid, None))
+            elif self.far.watch(watcher.pid, pid):
+                watcher.monitoring.add(pid)
+            else:
+                watcher.put((Down(pid, "node lost"), self.pid, None))
         else:
             watched.watchers.add(watcher.pid)
             watcher.monitoring.add(pid)
@@ -197,6 +221,8 @@ class Executor:
         watched = self.actors.get(pid)
         if watched is not None:
             watched.watchers.discard(watcher.pid)
+        elif pid.node != self.node:
+            self.far.unwatch(watcher.pid, pid)
         watcher.monitoring.discard(pid)
 
     # --------------------------------------------------------------- routing
@@ -217,17 +243,54 @@ class Executor:
 
     def _route_elsewhere(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> str | None:
         """Deliver to anything but an actor of this node; returns why it is a dead letter, if it is one."""
+        node = to.node
+        if node is not self.node and node != self.node:
+            return self._route_to_node(to, sender, message, correlation_id)
         if to == self.ask_pid:
             reason = self._reply(correlation_id, message)
         elif to in self.builtin:
             reason = None if self.builtin[to](message, sender, correlation_id) else "not accepted"
-        elif to.node == self.node:
-            reason = "not running"
         else:
-            reason = self.remote(to, sender, message, correlation_id)
+            reason = "not running"
         if reason is not None:
             self.dead_letter(to, sender, message, correlation_id, reason)
         return reason
+
+    def _route_to_node(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> str | None:
+        try:
+            reason = self.remote(to, sender, message, correlation_id)
+        except EncodeError as error:
+            # Not the sender's crash: what is too large may be the answer to a question that somebody else asked.
+            logger.warning("%s can't send to %s: %s", sender, to, error)
+            reason = "not encodable"
+        if reason is not None:
+            self.dead_letter(to, sender, message, correlation_id, reason)
+            if reason != "no link":
+                self.far.reply_lost(to, sender, correlation_id, reason)
+        return reason
+
+    def deliver(self, letters: Iterable[tuple[Pid, Pid, Any, CorrelationId | None]]) -> None:
+        """Envelopes that came over a link, for actors of this node."""
+        find_actor = self.actors.get
+        for to, sender, message, correlation_id in letters:
+            target = find_actor(to)
+            if target is not None and len(target.queue) < target.capacity:
+                target.queue.append((message, sender, correlation_id))
+                if target.task is not None:
+                    target.wake()
+            elif target is not None:
+                self._refuse(target, sender, message, correlation_id)
+                self.far.refused(to, sender, correlation_id, "mailbox full" if target.capacity else "not accepted")
+            else:
+                reason = self._route_elsewhere(to, sender, message, correlation_id)
+                if reason is not None:
+                    self.far.refused(to, sender, correlation_id, reason)
+
+    def not_decodable(self, to: Pid, sender: Pid, correlation_id: CorrelationId | None, reason: str) -> None:
+        """An envelope came over a link, and its message can't be read."""
+        logger.warning("%s: an envelope from %s to %s %s", self.node, sender, to, reason)
+        self.dead_letter(to, sender, None, correlation_id, "not decodable")
+        self.far.refused(to, sender, correlation_id, reason)
 
     def dead_letter(
         self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None, reason: str
@@ -250,7 +313,7 @@ class Executor:
     # ------------------------------------------------- Trio code that sends
 
     def send_nowait(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None = None) -> None:
-        """Deliver an envelope. Raises `trio.WouldBlock` if the mailbox is full, `ActorDown`, `NotAMessage`."""
+        """Deliver an envelope. Raises `trio.WouldBlock` if the mailbox or link is full, `ActorDown`, `CodecError`."""
         check_message(message)
         target = self.actors.get(to)
         if target is not None:
@@ -259,28 +322,43 @@ class Executor:
             if not target.capacity:
                 raise _not_accepted(to)
             raise trio.WouldBlock
-        if to.node == self.node and to not in self.builtin and to != self.ask_pid:
+        if to.node != self.node:
+            reason = self.remote(to, sender, message, correlation_id)
+            if reason == "link queue full":
+                raise trio.WouldBlock
+            if reason is not None:
+                raise ActorDown(to, reason)
+            return
+        if to not in self.builtin and to != self.ask_pid:
             raise ActorDown(to, "not running")
         self._route_elsewhere(to, sender, message, correlation_id)
 
     async def send(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None = None) -> None:
-        """Deliver an envelope, waiting for room in the mailbox. Raises `ActorDown`, `NotAMessage`."""
+        """Deliver an envelope, waiting for room in the mailbox or link. Raises `ActorDown`, `CodecError`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         target = self.actors.get(to)
         if target is None:
-            self.send_nowait(to, sender, message, correlation_id)
+            await self._send_elsewhere(to, sender, message, correlation_id)
         else:
             check_message(message)
             await _put(target, (message, sender, correlation_id))
         # The message is on its way, so from here on nothing may be raised: it would be sent twice.
         await trio.lowlevel.cancel_shielded_checkpoint()
 
+    async def _send_elsewhere(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> None:
+        """Like `send_nowait`, waiting for room in the link. No checkpoint if there is room."""
+        while True:
+            try:
+                return self.send_nowait(to, sender, message, correlation_id)
+            except trio.WouldBlock:
+                await self.remote_room(to.node)
+
     async def ask(self, to: Pid, message: Any) -> Any:
-        """Send a message and wait for its reply. Raises `ActorDown`, `NotAMessage`."""
+        """Send a message and wait for its reply. Raises `ActorDown`, `CodecError`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         check_message(message)
         self._ask_number = number = self._ask_number + 1
-        correlation_id = CorrelationId(self.ask_pid, None, number)
+        correlation_id = CorrelationId(self.ask_pid, self.incarnation, number)
         # Registered before the message leaves, so that no reply can be missed, however fast.
         self._asks[number] = ask = _Ask()
         try:
@@ -290,7 +368,12 @@ class Executor:
                 ask.target = target
                 target.asks.add(number)
                 await _put(target, (message, self.ask_pid, correlation_id))
-            elif to.node == self.node and to not in self.builtin:
+            elif to.node != self.node:
+                if not self.far.ask_begins(number, to):
+                    self.dead_letter(to, self.ask_pid, message, correlation_id, "no link")
+                    raise ActorDown(to, "no link")
+                await self._send_elsewhere(to, self.ask_pid, message, correlation_id)
+            elif to not in self.builtin:
                 raise ActorDown(to, "not running")
             else:
                 refused = self._route_elsewhere(to, self.ask_pid, message, correlation_id)
@@ -301,16 +384,25 @@ class Executor:
             self._asks.pop(number, None)
             if ask.target is not None:
                 ask.target.asks.discard(number)
+            elif to.node != self.node:
+                self.far.ask_ends(number, to)
 
     def _reply(self, correlation_id: CorrelationId | None, message: Any) -> str | None:
         """A message for the pid of asks: hand it to the task that waits for it."""
         if correlation_id is None or correlation_id.request is None or correlation_id.pid != self.ask_pid:
             return "no correlation id"  # or one that no ask was sent with
-        ask = self._asks.pop(correlation_id.request, None)
+        known = correlation_id.connection == self.incarnation
+        failed = type(message) is AskFailed
+        reply = Error(ActorDown(message.pid, message.reason)) if failed else Value(message)
+        return None if known and self.end_ask(correlation_id.request, reply) else "late reply"
+
+    def end_ask(self, number: int, reply: Outcome[Any]) -> bool:
+        """Hand a reply, or why there is none, to the task that waits for it; tells whether there is one."""
+        ask = self._asks.pop(number, None)
         if ask is None:
-            return "late reply"
-        ask.set(Value(message))
-        return None
+            return False
+        ask.set(reply)
+        return True
 
     # ------------------------------------------------------------- processes
 
@@ -551,7 +643,7 @@ class Executor:
         elif isinstance(message, Demonitor) and sender in self.actors:
             self.demonitor(self.actors[sender], message.pid)
         else:
-            return False
+            return sender.node != self.node and self.far.on_signal(message, sender)
         return True
 
     def status(self) -> ExecutorStatus:

@@ -293,8 +293,9 @@ class Link:
     ) -> str | None:
         """Queue an envelope. Returns None, or the reason why it is a dead letter: "no link" or "link queue full".
 
-        `signal`: it is the runtime's own, and may not be dropped. Raises `LinkError` if there is no room even so; `NotAMessage`; `EncodeError` if the message does not fit its class or is too large for a link; `ValueError`
-        if the receiver is not on the peer's node or the sender not on this one.
+        `signal`: it is the runtime's own, and may not be dropped. Raises `LinkError` if there is no room even so;
+        `NotAMessage`; `EncodeError` if the message does not fit its class or is too large for a link; `ValueError` if the
+        receiver is not on the peer's node or the sender not on this one.
         """
         if type(message) not in ENCODERS:
             raise NotAMessage.of(message)
