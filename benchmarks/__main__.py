@@ -8,7 +8,7 @@ import time
 
 from .harness import machine_facts, save, table
 
-NAMES = ["local_one_way", "ask", "ring", "timers", "tree"]
+NAMES = ["local_one_way", "ask", "ring", "timers", "tree", "service"]
 """The benchmarks, in the order of the table."""
 
 

@@ -104,6 +104,9 @@ class NamespaceManager(Service):
         have_primary = self._have_primary[entry.name] = trio.Event()
         try:
             await self._start(entry)
+        except trio.Cancelled:  # the manager ends; the next one must not believe in half a group
+            self._directory.remove(entry.name)
+            raise
         except Exception as error:
             logger.exception("the namespace %s could not be started", entry.name)
             self._directory.remove(entry.name)
