@@ -53,7 +53,7 @@ class Group:
 
     def carry(self, output: Outbox) -> None:
         # The tuples that the executor reads, too: making envelopes of them would cost more than the protocol.
-        for to, message, correlation_id, _ in output._items:
+        for to, message, correlation_id, _ in output.items:
             if to == CLIENT:
                 self.replies.append(message)
             elif to in self.mailboxes:
