@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from argparse import Namespace
 from collections.abc import Callable
@@ -73,6 +74,9 @@ class Background:
     # -------------------------------------------------------------- the thread
 
     def _run(self) -> None:
+        # Ctrl-C must interrupt the main thread, which waits for a line or an answer. The kernel gives the signal to any
+        # thread that takes it; those that this one starts inherit that they do not.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             trio.run(use_session, self._make, self._work)
         finally:

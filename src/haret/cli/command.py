@@ -140,7 +140,9 @@ class Parser(argparse.ArgumentParser):
 
     def add_words(self) -> Any:
         """Expect a sub-command."""
-        action = self.add_subparsers(title="commands", metavar="COMMAND", dest="_word", required=True)
+        action = self.add_subparsers(
+            prog=self.prog.strip(), title="commands", metavar="COMMAND", dest="_word", required=True
+        )
         self._words = action.choices
         return action
 
