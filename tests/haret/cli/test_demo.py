@@ -1,0 +1,107 @@
+"""`haret demo` proves what it says: it succeeds, and whatever is broken on purpose makes it fail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import haret
+from haret.cli import demo
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less load than a spectator deserves."""
+    monkeypatch.setattr(demo, "LOAD_BEFORE", 0.1)
+    monkeypatch.setattr(demo, "LOAD_AFTER", 0.1)
+
+
+def failed(done: Any) -> list[str]:
+    """The promises that a report says were broken."""
+    report = json.loads(done.out)
+    broken = [check["promise"] for step in report["steps"] for check in step["checks"] if not check["ok"]]
+    assert (report["ok"], report["failed"], done.code) == (not broken, len(broken), 1 if broken else 0)
+    return broken
+
+
+def test_the_demonstration_succeeds_and_tells_what_it_did(start: Callable[..., Any]) -> None:
+    done = start("demo").finish()
+    assert (done.code, done.err) == (0, b"")
+    assert b"1. Start a node" in done.out
+    assert b"ok    the others chose r" in done.out
+    assert b"no acknowledged write was lost" in done.out
+    assert b"FAIL" not in done.out
+
+
+def test_its_report_for_programs(run: Run, quick: None) -> None:
+    done = run("demo", "-o", "json")
+    assert failed(done) == []
+    report = json.loads(done.out)
+    assert set(report) == {"ok", "checks", "failed", "failover", "steps"}
+    assert set(report["failover"]) == {"old_primary", "new_primary", "view", "pause_ms", "acknowledged"}
+    assert report["failover"]["old_primary"] != report["failover"]["new_primary"]
+
+
+def test_a_lost_write_is_found(run: Run, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    drain = demo.drain
+
+    async def lossy(client: haret.Client, path: str) -> list[bytes]:
+        return (await drain(client, path))[1:]
+
+    monkeypatch.setattr(demo, "drain", lossy)
+    (broken,) = failed(run("demo", "-o", "json"))
+    assert "is lost" in broken
+
+
+def test_a_write_that_is_done_twice_is_found(run: Run, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    push = haret.Client.queue_push
+
+    async def stuttering(self: haret.Client, path: str, value: bytes) -> Any:
+        if value == b"0:3":
+            await push(self, path, value)
+        return await push(self, path, value)
+
+    monkeypatch.setattr(haret.Client, "queue_push", stuttering)
+    assert failed(run("demo", "-o", "json")) == ["none was pushed twice"]
+
+
+def test_a_wrong_answer_is_found(run: Run, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wrong(self: haret.Client, *_: object) -> Any:
+        return haret.Reply(frozenset({b"ann"}), 1, 1, 0, 0)
+
+    monkeypatch.setattr(haret.Client, "set_intersection", wrong)
+    (broken,) = failed(run("demo", "-o", "json"))
+    assert "intersection" in broken
+
+
+def test_a_refused_guard_that_is_not_refused_is_found(run: Run, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    multi_cas = haret.Client.multi_cas
+
+    async def careless(self: haret.Client, *, guards: Any = (), operations: Any) -> Any:
+        return await multi_cas(self, operations=operations)
+
+    monkeypatch.setattr(haret.Client, "multi_cas", careless)
+    broken = failed(run("demo", "-o", "json"))
+    assert "the same once more is refused, because the guard is stale" in broken
+
+
+def test_an_error_fails_the_step_that_it_happens_in(run: Run, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def failing(self: haret.Client, path: str) -> Any:
+        raise haret.SessionExpired(1)
+
+    monkeypatch.setattr(haret.Client, "blob_size", failing)
+    done = run("demo")
+    assert done.code == 1
+    assert b"FAIL  the step succeeds: SessionExpired: session 1 expired" in done.out
+    assert b"1 of " in done.out
+
+
+def test_it_does_not_take_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "LIMIT", 0.2)
+    (broken,) = failed(run("demo", "-o", "json"))
+    assert "ends within 0.2 s" in broken

@@ -1,0 +1,109 @@
+"""Ctrl-C at any moment ends every command without a traceback, and so does a reader who goes away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+
+from haret.cli.interrupt import Interrupted, run_trio
+
+
+# Each of these is printed by a different part of the demonstration.
+@pytest.mark.parametrize("text", [b"1. Start", b"4. Sets", b"7. Load", b"8. Crash", b"9. Read"])
+def test_the_demonstration(start: Callable[..., Any], text: bytes) -> None:
+    child = start("demo")
+    child.wait_for(text)
+    done = child.finish(signal.SIGINT)
+    assert (done.code, done.err) == (130, b"")
+
+
+@pytest.mark.parametrize(
+    "words", [("get", "/a"), ("namespaces",), ("admin", "-e", "config"), ("shell", "-e", "namespaces")]
+)
+def test_a_command_that_waits_for_a_silent_server(start: Callable[..., Any], words: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        child = start(*words, "--endpoints", f"127.0.0.1:{silent.getsockname()[1]}")
+        connection, _ = silent.accept()
+        done = child.finish(signal.SIGINT)
+        connection.close()
+    assert done.code == 130
+    assert b"Traceback" not in done.err
+
+
+def test_while_it_waits_for_stdin(start: Callable[..., Any]) -> None:
+    child = start("shell", "-o", "json", stdin=subprocess.PIPE)
+    child.process.stdin.write(b"version\n")
+    child.process.stdin.flush()
+    child.wait_for(b"version")  # so it has begun, and waits for the next line
+    done = child.finish(signal.SIGINT)
+    assert done.code == 130
+    assert b"Traceback" not in done.err
+
+
+def test_a_second_signal_does_not_wait_for_order() -> None:
+    async def stubborn() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.checkpoint()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                os.kill(os.getpid(), signal.SIGINT)
+                await trio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trio(stubborn)
+
+
+def test_a_signal_before_the_beginning_counts() -> None:
+    reached = []
+
+    async def late() -> None:
+        reached.append("start")
+        await trio.lowlevel.checkpoint()
+        reached.append("end")
+
+    async def early() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await late()
+
+    with pytest.raises(Interrupted) as caught:
+        run_trio(early)
+    assert caught.value.number == signal.SIGINT
+    assert reached == ["start"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    async def work() -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        await trio.lowlevel.checkpoint()
+        return "done"
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert run_trio(work) == "done"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_reader_that_goes_away_is_no_error(start: Callable[..., Any]) -> None:
+    reading, writing = os.pipe()
+    child = start("--help", stdout=writing)
+    os.close(reading)
+    os.close(writing)
+    done = child.finish()
+    assert (done.code, done.err) == (141, b"")
+
+
+def test_a_full_disk_is_an_error(start: Callable[..., Any]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = start("version", stdout=full).finish()
+    assert done.code == 1
+    assert b"No space left" in done.err
