@@ -291,5 +291,7 @@ def _split(error: BaseException) -> tuple[BaseException | None, BaseException | 
     if isinstance(error, trio.Cancelled):
         return error, None
     if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)
+        cancelled, rest = error.split(trio.Cancelled)
+        if cancelled is not None:
+            return cancelled, rest
     return None, error

@@ -1,8 +1,9 @@
 """Services: actors that are Trio code, for I/O and for work that blocks or takes long.
 
 A service is either an async function that takes its mailbox, or a subclass of `Service`. It ends by returning, by an
-exception (a crash), or when it is asked to shut down: then its mailbox ends the `async for`, and what has not returned
-by the shutdown deadline of its child spec is cancelled.
+exception (a crash), or when it is asked to shut down: then its mailbox ends the `async for`, or raises
+`trio.EndOfChannel`, which it need not catch, and what has not returned by the shutdown deadline of its child spec is
+cancelled.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ class Service(ABC):
     """Messages that may wait; see `rabble_trio.Process.mailbox_size`."""
 
     async def init(self, mailbox: Mailbox) -> None:  # noqa: B027  (optional, not abstract)
-        """Called before `run`, in the same task; `spawn` returns after it. The place to bind ports and open files."""
+        """Called before `run`, in the same task; `spawn` returns after it. The place to bind ports and open files.
+
+        While an actor that crashed is initialised again, its supervisor does nothing else, unless it is asked to stop: what
+        may take long belongs in `run`.
+        """
 
     @abstractmethod
     async def run(self, mailbox: Mailbox) -> None:

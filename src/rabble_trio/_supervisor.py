@@ -396,7 +396,12 @@ class SupervisorTask:
             mailbox = Mailbox(self._executor, actor)
             await made.init(mailbox)
             started()
-            await made.run(mailbox)
+            try:
+                await made.run(mailbox)
+            except trio.EndOfChannel:
+                # A service that calls receive() and nothing else learns by this that it is to end, which is no crash.
+                if not actor.shutdown_requested:
+                    raise
         else:
             task = SupervisorTask(made, actor, self._executor, self._rng)
             actor.children = task
