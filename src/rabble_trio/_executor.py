@@ -599,6 +599,8 @@ class Executor:
 
     async def _sync(self) -> None:
         """Sync the journal. Raises `JournalError`, when it is over with the journal and all that need it."""
+        if self._journal_failure is not None:
+            raise _journal_error(self._journal_failure)
         try:
             await self.journal.sync()
         except Exception as error:

@@ -310,17 +310,12 @@ class SupervisorTask:
         child.ended = trio.Event()
         child.failure = None
         child.stopping = False
-        failure: BaseException | None = None
         scope = self._starting[child] = trio.CancelScope()
         try:
             with scope:
                 await self._nursery.start(self._run_child, child)
-        except BaseExceptionGroup as group:
-            failure = leaf(group)
         finally:
             del self._starting[child]
-        if failure is not None:
-            raise failure
         if scope.cancelled_caught:
             raise ActorDown(child.pid, "it was stopped before it was initialised")
 
@@ -348,8 +343,6 @@ class SupervisorTask:
                 await self._run_actor(actor, made, started)
             if actor.failure is not None and actor.scope.cancelled_caught:
                 raise actor.failure
-            if not reached_start:
-                raise ActorDown(actor.pid, "it ended before it was initialised")
             if not child.stopping:
                 reason = "finished"
         except Exception as error:
@@ -429,8 +422,5 @@ def _describe(error: Exception) -> str:
 
 
 def leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception that a nursery wrapped; the group itself where there are several."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
-        found = found.exceptions[0]
-    return found
+    """The one exception that a nursery wrapped, which may be a group of the user's; the nursery's where there are several."""
+    return group.exceptions[0] if len(group.exceptions) == 1 else group

@@ -294,6 +294,26 @@ async def test_an_error_of_a_sync_ends_those_that_persist_and_nobody_else(error:
     assert journal.syncs == 0
 
 
+async def test_an_error_of_a_sync_before_a_restart_is_as_final() -> None:
+    # The new incarnation wants all that the old one appended to be durable; that this fails is for everybody.
+    journal = Gate()
+    with pytest.raises(JournalError, match="disk full"):
+        async with open_node(NODE, journal=journal) as node, node.open_mailbox("a") as a:
+            journal.open = True
+            pid = await node.spawn("p", Keeper)
+            await a.send(pid, Do("persist:x"))
+            await wait_all_tasks_blocked()
+            journal.failure = OSError("disk full")
+            with pytest.raises(JournalError):
+                await node.spawn("q", Keeper)
+            journal.failure = None
+            syncs = journal.syncs
+            await wait_all_tasks_blocked()
+            assert pid not in node.executor_status().processes
+            assert journal.syncs == syncs
+            await node.spawn("q", Keeper)
+
+
 async def test_a_process_ends_in_order_only_when_its_records_are_durable() -> None:
     for how in ("finish", "shutdown"):
         journal = Gate()

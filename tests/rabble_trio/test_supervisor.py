@@ -530,6 +530,51 @@ async def test_a_restart_that_hangs_gives_way(world: World, autojump_clock: Mock
     assert_only_the_node_is_left(node)
 
 
+@pytest.mark.parametrize("end", ["stop", "close"])
+async def test_a_group_that_is_being_restarted_gives_way(world: World, end: str) -> None:
+    go = trio.Event()
+    starts = iter([slow()(), Slow(go)])
+    specs = [ChildSpec("a", lambda: next(starts)), world.spec("b"), world.spec("c")]
+    async with tree("one_for_all", *specs) as node:
+        await tell(node, "b:crash")
+        assert world.take() == "+b +c -c"
+        if end == "stop":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node.stop, node.pid("b"))
+                await wait_all_tasks_blocked()
+                go.set()
+            assert world.take() == "+c"
+    assert world.take() == ("-c" if end == "stop" else "")
+    assert_only_the_node_is_left(node)
+
+
+async def test_a_supervisor_that_stops_starts_nobody(autojump_clock: MockClock) -> None:
+    async with open_node(NODE) as node, trio.open_nursery() as nursery:
+        specs = [ChildSpec("s", slow(obeys=False), shutdown=10)]
+        pid = await node.spawn("tree", lambda: Supervisor(children=specs))
+        nursery.start_soon(node.stop, pid)
+        await wait_all_tasks_blocked()
+        with pytest.raises(ActorDown, match="it is stopping"):
+            await node.spawn("late", slow(), supervisor=pid)
+
+
+async def test_a_group_that_init_raises_arrives_whole() -> None:
+    class Fails(Slow):
+        async def init(self, mailbox: Mailbox) -> None:
+            async with trio.open_nursery():
+                raise ValueError("in a nursery")
+
+    def factory() -> Service:
+        return Fails(trio.Event())
+
+    async with open_node(NODE) as node:
+        with pytest.RaisesGroup(ValueError):
+            await node.spawn("s", factory)
+    with pytest.RaisesGroup(ValueError):
+        async with tree("one_for_one", ChildSpec("tree", lambda: Supervisor(children=[ChildSpec("s", factory)]))):
+            pytest.fail("it did not start")
+
+
 async def test_one_that_waits_to_be_restarted_can_be_stopped(world: World, autojump_clock: MockClock) -> None:
     async with open_node(NODE) as node:
         await node.spawn("a", lambda: world.child("a"))
