@@ -106,7 +106,9 @@ class Parser(argparse.ArgumentParser):
         """Raise `UsageError`."""
         wrong = re.match(r"argument \w+: invalid choice: '(.*?)'", message)
         program = self.prog.strip()
-        ask = f"{program} --help" if program else "help"
+        ask = f"{program} --help" if program.startswith("haret") else f"help {program}".strip()
+        if message.endswith("required: COMMAND"):
+            raise UsageError(f"{program or 'this'} needs one of: {', '.join(self._words)}", f"`{ask}` tells about them")
         if wrong is None or wrong[1] in self._words:
             raise UsageError(message, " ".join(self.format_usage().split()))
         name = f"{program} {wrong[1]}".removeprefix("haret ").strip()

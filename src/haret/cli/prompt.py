@@ -143,6 +143,7 @@ def _add_parser(
     parser = place.add_parser(
         name,
         help=about,
+        usage="%(prog)s [-e COMMAND]... [options]",
         description=f"{about[0].upper()}{about[1:]}.\n\ncommands there:\n{overview(table)}",
         epilog=f"examples:\n  {example}",
         parents=list(parents),

@@ -33,6 +33,7 @@ def add_parser(place: Any, parents: Sequence[ArgumentParser]) -> None:
     parser = place.add_parser(
         "serve",
         help="run a server",
+        usage="%(prog)s --config FILE [options]",
         description="Run a server until Ctrl-C or SIGTERM. It prints where it listens, and logs to stderr.",
         epilog="example:\n  haret serve --example-config > haret.toml\n  haret serve --config haret.toml",
         parents=list(parents),

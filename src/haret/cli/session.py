@@ -91,6 +91,12 @@ class ClientSession(Session):
             raise UsageError("no namespace is entered", "`list namespaces` shows those there are; then: enter NAME")
         if self._kept.thing is not None:
             return self._kept.thing
+        # A client goes on trying for as long as it is told to, as an application wants it. A person wants to hear at once
+        # that nobody is there.
+        try:
+            await self.namespaces()
+        except haret.Unavailable as error:
+            raise haret.Unavailable("no server answers", error.tried, False) from None
         return await self._kept.open(haret.open_client(self._endpoints, self.namespace, give_up_after=self.timeout))
 
     async def namespaces(self) -> tuple[str, ...]:

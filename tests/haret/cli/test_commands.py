@@ -190,7 +190,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     ((), 2, "what should it do?"),
     (("gett", "/a"), 2, "did you mean 'get'?"),
     (("blob", "putt"), 2, "there is no command 'blob putt'"),
-    (("blob",), 2, "COMMAND"),
+    (("blob",), 2, "haret blob needs one of: put, get, size"),
     (("put", "/a"), 2, "required: VALUE"),
     (("get", "/a", "/b"), 2, "unrecognized arguments: /b"),
     (("get", "/a", "-o", "yaml"), 2, "invalid choice: 'yaml'"),

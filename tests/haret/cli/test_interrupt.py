@@ -49,40 +49,50 @@ def test_while_it_waits_for_stdin(start: Callable[..., Any]) -> None:
 
 def test_a_second_signal_does_not_wait_for_order() -> None:
     async def stubborn() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         with trio.CancelScope(shield=True):
             await trio.lowlevel.checkpoint()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.sleep_forever)
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
                 await trio.sleep_forever()
 
     with pytest.raises(KeyboardInterrupt):
         run_trio(stubborn)
 
 
-def test_a_signal_before_the_beginning_counts() -> None:
-    reached = []
+def test_the_first_signal_cancels_in_order() -> None:
+    cleaned_up = []
 
-    async def late() -> None:
-        reached.append("start")
-        await trio.lowlevel.checkpoint()
-        reached.append("end")
-
-    async def early() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        await late()
+    async def work() -> None:
+        signal.raise_signal(signal.SIGINT)
+        try:
+            await trio.sleep_forever()
+        finally:
+            cleaned_up.append(True)
 
     with pytest.raises(Interrupted) as caught:
-        run_trio(early)
+        run_trio(work)
     assert caught.value.number == signal.SIGINT
-    assert reached == ["start"]
+    assert cleaned_up
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_before_the_beginning_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    trio_run = trio.run
+
+    def late(main: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        trio_run(main)
+
+    monkeypatch.setattr(trio, "run", late)
+    with pytest.raises(Interrupted):
+        run_trio(trio.sleep_forever)
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
     async def work() -> str:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         await trio.lowlevel.checkpoint()
         return "done"
 

@@ -154,7 +154,7 @@ def test_every_question_of_operators_has_an_answer_in_every_form(admin: Run, pla
 def test_wrong_questions(admin: Run, place: Any) -> None:
     two = f"r1::{place.node},r2::{place.node}"
     for line, code, text in (
-        ("vr", 2, "COMMAND"),
+        ("vr", 2, "vr needs one of: create, namespaces, replica, primary, crash"),
         ("vr creat", 2, "did you mean 'create'?"),
         ("vr create namespace x", 2, "required: PID"),
         (f"vr create namespace x {two}", 2, "at least 3"),
