@@ -27,7 +27,7 @@ from outcome import Error, Outcome, Value
 
 from ._actor import INF, Actor
 from ._codec import MESSAGE_TYPES
-from ._errors import ActorDown, EncodeError, JournalError, NameInUse, NotAMessage
+from ._errors import ActorDown, EncodeError, NameInUse, NotAMessage
 from ._ids import CorrelationId, NodeId, Pid
 from ._journal import Journal
 from ._mailbox import Item
@@ -40,13 +40,13 @@ from ._messages import (
     GetMetrics,
     Metrics,
     Monitor,
-    Persisted,
     Shutdown,
     StartTimer,
     Stop,
     Timeout,
 )
-from ._process import Envelope, Outbox, Persist, Process, Snapshot
+from ._persistence import Persistence
+from ._process import Envelope, Outbox, Process
 from ._remote import AskFailed, Remote
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Executor:
 
     def __init__(self, node: NodeId, journal: Journal) -> None:
         self.node = node
-        self.journal = journal
+        self.persistence = Persistence(self, journal)
         self.pid = Pid("executor", node, "rabble")
         self.ask_pid = Pid("ask", node, "rabble")
         self.actors: dict[Pid, Actor] = {}
@@ -142,12 +142,6 @@ class Executor:
         self._dead_letters: Counter[str] = Counter()
         self._observers: list[trio.MemorySendChannel[DeadLetter]] = []
         self._not_observed = 0  # dead letters that a full observer was not shown
-        self._dirty: dict[Actor, None] = {}  # actors with records appended since the last sync began
-        self._journal_work = trio.Event()
-        # Snapshots to take, the newest of each process, which makes older ones needless.
-        self._snapshots: dict[Pid, tuple[Actor, int, Callable[[], bytes]]] = {}
-        self._snapshot_work = trio.Event()
-        self._journal_failure: Exception | None = None
         self.restarts = 0
 
     # ---------------------------------------------------------------- actors
@@ -408,7 +402,7 @@ class Executor:
 
     async def run_process(self, actor: Actor, process: Process, started: Callable[[], None]) -> None:
         """Restore and initialise a process, then handle its messages until it ends. A crash is an exception."""
-        await self._restore(actor, process)
+        await self.persistence.restore(actor, process)
         pid, queue = actor.pid, actor.queue
         outbox = Outbox(pid)
         process.init(pid, outbox)
@@ -457,7 +451,7 @@ class Executor:
                         self._carry_out(actor, items)
                         break
                 if len(actor.held) > MAX_HELD:
-                    await self._synced(actor)
+                    await self.persistence.synced(actor)
                 elif queue or deadline == 0.0:
                     await trio.lowlevel.checkpoint()
                 elif not actor.finished:
@@ -466,7 +460,7 @@ class Executor:
             error.add_note(f"while {pid} handled {shorten(message)} in state {shorten(process)}")
             raise
         while actor.durable < actor.persisted:
-            await self._synced(actor)
+            await self.persistence.synced(actor)
 
     @staticmethod
     def _has_finished(actor: Actor) -> bool:
@@ -504,15 +498,16 @@ class Executor:
         """Carry out the effects of a step in order, holding back what stands behind a barrier."""
         for to, effect, correlation_id, held in items:
             if to is None:
-                self._journal_effect(actor, effect)
+                self.persistence.effect(actor, effect)
             elif held and actor.persisted > actor.durable and type(effect) is not Stop:
                 # (A process that stops handles no further message, and waits for its records before it is gone.)
                 actor.held.append((actor.persisted, to, effect, correlation_id))
             else:
-                self._effect(actor, to, effect, correlation_id)
+                self.effect(actor, to, effect, correlation_id)
         items.clear()
 
-    def _effect(self, actor: Actor, to: Pid, effect: Any, correlation_id: CorrelationId | None) -> None:
+    def effect(self, actor: Actor, to: Pid, effect: Any, correlation_id: CorrelationId | None) -> None:
+        """Carry out an envelope of a process."""
         if to in self.actors:
             self.route(to, actor.pid, effect, correlation_id)
         else:
@@ -539,98 +534,9 @@ class Executor:
                 return
         self._route_elsewhere(to, actor.pid, effect, correlation_id)
 
-    # --------------------------------------------------------------- journal
-
-    async def _restore(self, actor: Actor, process: Process) -> None:
-        if self._journal_failure is not None:
-            raise _journal_error(self._journal_failure)
-        if self.journal.used:
-            # What the last incarnation appended may be on its way: it must be all there or not at all.
-            await self._sync()
-            stored = await self.journal.load(actor.pid)
-            if stored is not None:
-                process.restore(stored.snapshot, stored.records)
-
-    def _journal_effect(self, actor: Actor, effect: Persist | Snapshot) -> None:
-        if self._journal_failure is not None:
-            raise _journal_error(self._journal_failure)
-        if isinstance(effect, Persist):
-            self.journal.append(actor.pid, effect.record)
-            actor.persisted += 1
-            self._dirty[actor] = None
-            self._journal_work.set()
-        else:
-            self._snapshots[actor.pid] = (actor, self.journal.last_index(actor.pid), effect.encode)
-            self._snapshot_work.set()
-
     async def run_journal(self) -> None:
-        """Sync the journal whenever there is something to sync, and release what waited for it, until it fails."""
-        async with trio.open_nursery() as nursery:
-            # A task of their own, because a sync must not wait until a large snapshot is encoded.
-            nursery.start_soon(self._take_snapshots, name="snapshots")
-            try:
-                while True:
-                    await self._journal_work.wait()
-                    self._journal_work = trio.Event()
-                    dirty = [(actor, actor.persisted) for actor in self._dirty]
-                    self._dirty.clear()
-                    await self._sync()
-                    for actor, count in dirty:
-                        self._release(actor, count)
-            except JournalError:
-                nursery.cancel_scope.cancel()
-
-    async def _take_snapshots(self) -> None:
-        while True:
-            await self._snapshot_work.wait()
-            self._snapshot_work = trio.Event()
-            while self._snapshots:
-                # One at a time, so that an older snapshot of a process can't arrive after a newer one.
-                actor, upto, encode = self._snapshots.pop(next(iter(self._snapshots)))
-                try:
-                    snapshot = await trio.to_thread.run_sync(encode)
-                    if not isinstance(snapshot, bytes):
-                        raise TypeError(f"encode() of a snapshot returns bytes, not {type(snapshot).__name__}")
-                    self.journal.replace(actor.pid, upto, snapshot)
-                except Exception as error:  # whatever a user's encode() raises is that actor's crash and nobody else's
-                    actor.kill(error)
-                else:
-                    self._journal_work.set()
-
-    async def _sync(self) -> None:
-        """Sync the journal. Raises `JournalError`, when it is over with the journal and all that need it."""
-        if self._journal_failure is not None:
-            raise _journal_error(self._journal_failure)
-        try:
-            await self.journal.sync()
-        except Exception as error:
-            if self._journal_failure is None:
-                self._fail_journal(error)
-            raise _journal_error(error) from error
-
-    def _release(self, actor: Actor, durable: int) -> None:
-        if self.actors.get(actor.pid) is not actor or durable <= actor.durable:
-            return
-        actor.durable = durable
-        held = actor.held
-        while held and held[0][0] <= durable:
-            _, to, effect, correlation_id = held.popleft()
-            self._effect(actor, to, effect, correlation_id)
-        actor.put((Persisted(durable), self.pid, None))
-        if actor.sync_done is not None:
-            actor.sync_done.set()
-
-    def _fail_journal(self, error: Exception) -> None:
-        """After any error of a sync nobody knows what is on the disk, so it is not tried again."""
-        logger.critical("%s: the journal failed, so processes that persist stop: %s", self.node, error)
-        self._journal_failure = error
-        for actor in list(self.actors.values()):
-            if actor.persisted:
-                actor.kill(_journal_error(error))
-
-    async def _synced(self, actor: Actor) -> None:
-        actor.sync_done = trio.Event()
-        await actor.sync_done.wait()
+        """Serve the journal; returns if it fails."""
+        await self.persistence.run()
 
     # ------------------------------------------------------ status, metrics
 
@@ -699,13 +605,6 @@ async def _put(target: Actor, item: Item) -> None:
 
 def _not_accepted(pid: Pid) -> ActorDown:
     return ActorDown(pid, "it accepts no messages")
-
-
-def _journal_error(cause: Exception) -> JournalError:
-    """A fresh error for each actor that gets it: raising one instance in several tasks would mix their tracebacks."""
-    error = JournalError(str(cause) if isinstance(cause, JournalError) else f"{type(cause).__name__}: {cause}")
-    error.__cause__ = cause
-    return error
 
 
 def shorten(value: object, show: Callable[[Any], str] = repr) -> str:

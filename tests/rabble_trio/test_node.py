@@ -223,7 +223,7 @@ async def test_a_journal_that_is_empty_is_still_the_journal_that_was_given() -> 
 
     journal = Sized()
     async with open_node(NODE, journal=journal) as node:
-        assert node._executor.journal is journal
+        assert node._executor.persistence.journal is journal
 
 
 async def test_mailboxes_and_actors_left_open_elsewhere_learn_the_end() -> None:
