@@ -335,7 +335,9 @@ class Executor:
             await self._send_elsewhere(to, sender, message, correlation_id)
         else:
             check_message(message)
-            await _put(target, (message, sender, correlation_id))
+            item = (message, sender, correlation_id)
+            if not target.try_put(item):  # most often there is room
+                await _put_when_room(target, item)
         # The message is on its way, so from here on nothing may be raised: it would be sent twice.
         await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -361,7 +363,9 @@ class Executor:
                 # Before the message is in, so that an end of the actor can't be missed either.
                 ask.target = target
                 target.asks.add(number)
-                await _put(target, (message, self.ask_pid, correlation_id))
+                item = (message, self.ask_pid, correlation_id)
+                if not target.try_put(item):
+                    await _put_when_room(target, item)
             elif to.node != self.node:
                 if not self.far.ask_begins(number, to):
                     self.dead_letter(to, self.ask_pid, message, correlation_id, "no link")
@@ -595,8 +599,8 @@ def check_message(message: Any) -> None:
         raise NotAMessage.of(message)
 
 
-async def _put(target: Actor, item: Item) -> None:
-    """Put into a mailbox, waiting for room; no checkpoint after it is in."""
+async def _put_when_room(target: Actor, item: Item) -> None:
+    """Put into a mailbox, waiting for room; no checkpoint after it is in. Raises `ActorDown`."""
     if not target.capacity:
         raise _not_accepted(target.pid)
     if not await target.put_when_room(item):
