@@ -12,7 +12,7 @@ The core is pure, without Trio, clock, randomness or I/O:
 The shell is Trio:
     _mailbox     bounded queues, and the mailbox handle of Trio code
     _actor       one incarnation of an actor: its mailbox, timers, monitors, asks
-    _journal     where persisted records go
+    _journal     where persisted records go                    (_persistence: the barrier between it and processes)
     _executor    routes envelopes, runs processes, timers, monitors, asks
     _service     actors that are Trio code
     _workers     blocking and CPU-bound work in threads and processes    (_worker: the inside of such a process)
