@@ -7,18 +7,21 @@ The core is pure, without Trio, clock, randomness or I/O:
     _ids         NodeId, Pid, CorrelationId
     _codec       @message classes and their bytes          (_convert: conversions made from annotations)
     _messages    the messages of the runtime itself
+    _orset, _members, _handshake, _link    what a cluster is, and how two nodes talk
     _process     Process, Outbox, and effects as data
 
 The shell is Trio:
     _mailbox     bounded queues, and the mailbox handle of Trio code
     _actor       one incarnation of an actor: its mailbox, timers, monitors, asks
     _journal     where persisted records go                    (_persistence: the barrier between it and processes)
-    _executor    routes envelopes, runs processes, timers, monitors, asks
+    _executor    routes envelopes, runs processes, timers, monitors, asks     (_remote: those across nodes)
     _service     actors that are Trio code
     _workers     blocking and CPU-bound work in threads and processes    (_worker: the inside of such a process)
     _supervisor  restart strategies, ordered start and stop
     _websocket   the only file that imports trio_websocket     (_frames: plain messages; _sockets: TCP and TLS)
-    _cluster     the cluster port and membership
+    _transport   what carries links, and websockets as that
+    _links       a link at work       (_dialer: opens links; _record: what a node keeps of its cluster)
+    _cluster     the cluster server
     _server      websocket servers whose connections are pure state machines
     _node        open_node, which owns it all
 
@@ -41,12 +44,15 @@ from ._errors import DecodeError as DecodeError
 from ._errors import EncodeError as EncodeError
 from ._errors import InsecureAddress as InsecureAddress
 from ._errors import InvalidId as InvalidId
+from ._errors import JoinFailed as JoinFailed
 from ._errors import JournalError as JournalError
 from ._errors import ListenFailed as ListenFailed
+from ._errors import MembershipError as MembershipError
 from ._errors import NameInUse as NameInUse
 from ._errors import NodeClosed as NodeClosed
 from ._errors import NotAMessage as NotAMessage
 from ._errors import RabbleError as RabbleError
+from ._errors import RecordError as RecordError
 from ._errors import WorkerDied as WorkerDied
 from ._errors import WorkFailed as WorkFailed
 from ._executor import DeadLetter as DeadLetter
@@ -61,13 +67,16 @@ from ._mailbox import MailboxStatistics as MailboxStatistics
 from ._messages import CancelTimer as CancelTimer
 from ._messages import ClusterStatus as ClusterStatus
 from ._messages import Demonitor as Demonitor
+from ._messages import DemonitorNodes as DemonitorNodes
 from ._messages import Down as Down
 from ._messages import ExecutorStatus as ExecutorStatus
 from ._messages import GetClusterStatus as GetClusterStatus
 from ._messages import GetExecutorStatus as GetExecutorStatus
 from ._messages import GetMetrics as GetMetrics
+from ._messages import LinkStatus as LinkStatus
 from ._messages import Metrics as Metrics
 from ._messages import Monitor as Monitor
+from ._messages import MonitorNodes as MonitorNodes
 from ._messages import NodeDown as NodeDown
 from ._messages import NodeUp as NodeUp
 from ._messages import Persisted as Persisted
@@ -91,6 +100,10 @@ from ._server import WebsocketService as WebsocketService
 from ._service import Service as Service
 from ._supervisor import ChildSpec as ChildSpec
 from ._supervisor import Supervisor as Supervisor
+from ._transport import Listener as Listener
+from ._transport import Transport as Transport
+from ._transport import Wire as Wire
+from ._transport import cluster_tls as cluster_tls
 from ._websocket import Connection as Connection
 from ._websocket import ConnectionStatistics as ConnectionStatistics
 from ._websocket import ServerLimits as ServerLimits

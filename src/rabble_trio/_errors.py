@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._ids import Pid
+    from ._ids import NodeId, Pid
 
 
 class RabbleError(Exception):
@@ -102,12 +102,14 @@ class ListenFailed(RabbleError):
 class ConnectFailed(RabbleError):
     """A websocket connection could not be opened. The text names the address and says why.
 
-    Attributes: `reason`, the why alone.
+    Attributes: `reason`, the why alone; `fault`, "network" if trying again may help, or "configuration" if what answers
+    is not what was expected: another protocol, or a certificate that is not trusted.
     """
 
-    def __init__(self, address: str, reason: str) -> None:
+    def __init__(self, address: str, reason: str, fault: str = "network") -> None:
         super().__init__(f"can't connect to {address}: {reason}")
         self.reason = reason
+        self.fault = fault
 
 
 class ConnectionClosed(RabbleError):
@@ -124,6 +126,22 @@ class ConnectionClosed(RabbleError):
 
 class MembershipError(RabbleError):
     """A change of the cluster's membership that can't be: what the text says is wrong with it."""
+
+
+class JoinFailed(MembershipError):
+    """A node can't become one cluster with another, and trying again would not help.
+
+    Attributes: `node`, whom it was to join; `reason`, why not, in words.
+    """
+
+    def __init__(self, node: NodeId, reason: str) -> None:
+        super().__init__(f"can't join {node}: {reason}")
+        self.node = node
+        self.reason = reason
+
+
+class RecordError(RabbleError):
+    """The record of its cluster that a node keeps in its data directory can't be read, or is damaged."""
 
 
 class LinkError(RabbleError):

@@ -114,6 +114,32 @@ class GetClusterStatus:
     """To the cluster server: answer with `ClusterStatus`."""
 
 
+@message(tag="rabble.link_status")
+class LinkStatus:
+    """The link to a member of the cluster, and what went over it since it was established."""
+
+    node: NodeId
+    """The member at the other end."""
+    round_trip: float | None
+    """Seconds that the last heartbeat took there and back; None before the first."""
+    queued_envelopes: int
+    """Envelopes that wait to be sent."""
+    queued_bytes: int
+    """Bytes that wait to be sent."""
+    envelopes_sent: int
+    """Envelopes."""
+    envelopes_received: int
+    """Envelopes."""
+    envelopes_dropped: int
+    """Envelopes that found the link's queue full."""
+    bytes_sent: int
+    """Bytes, heartbeats and membership included."""
+    bytes_received: int
+    """Bytes, heartbeats and membership included."""
+    reconnects: int
+    """How many links to this member there were before, since this node started."""
+
+
 @message(tag="rabble.cluster_status")
 class ClusterStatus:
     """Who belongs to the cluster, and who of them is reachable from this node."""
@@ -124,6 +150,20 @@ class ClusterStatus:
     """All members, this node included, sorted."""
     established: tuple[NodeId, ...]
     """Members with an established link, sorted."""
+    connections: int = 0
+    """Connections with other nodes, those included whose handshake is not complete."""
+    links: tuple[LinkStatus, ...] = ()
+    """The established links, in the order of `established`."""
+
+
+@message(tag="rabble.monitor_nodes")
+class MonitorNodes:
+    """To the cluster server: send me `NodeUp` for each member with an established link, and what changes from now on."""
+
+
+@message(tag="rabble.demonitor_nodes")
+class DemonitorNodes:
+    """To the cluster server: no more `NodeUp` and `NodeDown`."""
 
 
 @message(tag="rabble.get_metrics")

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import trio
 
 from ._actor import Actor
-from ._cluster import ClusterServer
-from ._errors import ActorDown, ActorKilled, InsecureAddress, NodeClosed
+from ._cluster import ClusterServer, record_of
+from ._errors import ActorDown, ActorKilled, InsecureAddress, NodeClosed, RecordError
 from ._executor import DeadLetter, Executor
+from ._handshake import LinkConfig
 from ._ids import CorrelationId, NodeId, Pid
 from ._journal import Journal, MemoryJournal
 from ._mailbox import Mailbox
+from ._members import Members
 from ._messages import ClusterStatus, ExecutorStatus, Metrics
+from ._record import FILE_NAME, ClusterRecord, RecordKeeper
 from ._supervisor import ChildSpec, Factory, Restart, Supervisor, SupervisorTask, leaf
+from ._transport import TlsContexts, Transport, WebsocketTransport
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,22 +140,25 @@ class Node:
     # --------------------------------------------------------------- messages
 
     async def send(self, to: Pid, message: Any, correlation_id: CorrelationId | None = None) -> None:
-        """Send a message, waiting while the receiver's mailbox is full.
+        """Send a message, waiting while the receiver's mailbox is full, or the queue of the link to its node.
 
-        Raises `ActorDown` if the receiver does not run on this node, `NotAMessage` if the message can't be sent.
+        Raises `ActorDown` if the receiver does not run on this node, or there is no link to its node; `NotAMessage` or
+        `EncodeError` if the message can't be sent. Whether the receiver runs on another node is not known here: a message
+        to one that does not is a dead letter over there.
         """
         await self._executor.send(to, self._executor.ask_pid, message, correlation_id)
 
     def send_nowait(self, to: Pid, message: Any, correlation_id: CorrelationId | None = None) -> None:
-        """Like `send`, but raises `trio.WouldBlock` while the receiver's mailbox is full."""
+        """Like `send`, but raises `trio.WouldBlock` instead of waiting."""
         self._executor.send_nowait(to, self._executor.ask_pid, message, correlation_id)
 
     async def ask(self, to: Pid, message: Any) -> Any:
         """Send a message and return the reply: what the receiver sends back to the sender with the same correlation id.
 
         It ends in exactly one of three ways: the reply; `ActorDown`, when the receiver does not run or ends before it
-        replied; or the caller's own cancellation (`with trio.fail_after(5)`), after which a late reply is dropped and
-        counted, and harms nobody. Raises `NotAMessage` if the message can't be sent.
+        replied, when its node is lost, or, on another node, when its mailbox is full; or the caller's own cancellation
+        (`with trio.fail_after(5)`), after which a late reply is dropped and counted, and harms nobody. Raises `NotAMessage`
+        or `EncodeError` if the message can't be sent.
         """
         return await self._executor.ask(to, message)
 
@@ -182,6 +192,28 @@ class Node:
         finally:
             end()
 
+    # ---------------------------------------------------------------- cluster
+
+    async def join(self, node: NodeId | str) -> None:
+        """Become one cluster with another node, and with all that it belongs to with.
+
+        Returns when there is a link to it and both know all members. A node that can't be reached is tried again and again,
+        with growing pauses, until the caller's cancel scope ends that (`with trio.fail_after(30)`). Raises `JoinFailed`
+        when trying again would not help: another secret, cluster name, protocol or certificate, or a name that is taken.
+        Also raises `InvalidId` and `NodeClosed`.
+        """
+        await self._cluster.join(NodeId.parse(node) if isinstance(node, str) else node)
+
+    async def leave(self, node: NodeId | str | None = None) -> None:
+        """Remove a member from the cluster, reachable or not; by default this node itself.
+
+        A node that left is a cluster of its own, and may join again. Raises `MembershipError` if it is no member,
+        `InvalidId`, and `NodeClosed`.
+        """
+        if node is None:
+            node = self.id
+        await self._cluster.leave(NodeId.parse(node) if isinstance(node, str) else node)
+
     # ----------------------------------------------------------------- status
 
     def executor_status(self) -> ExecutorStatus:
@@ -189,7 +221,7 @@ class Node:
         return self._executor.status()
 
     def cluster_status(self) -> ClusterStatus:
-        """Who belongs to the cluster."""
+        """Who belongs to the cluster, who of them is reachable, and by what links."""
         return self._cluster.status()
 
     def metrics(self) -> Metrics:
@@ -215,7 +247,12 @@ async def open_node(
     *,
     supervisor: Supervisor | None = None,
     journal: Journal | None = None,
+    cluster: str = "rabble",
+    secret: bytes | None = None,
+    tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None,
     insecure: bool = False,
+    data_dir: str | Path | None = None,
+    transport: Transport | None = None,
     rng: random.Random | None = None,
 ) -> AsyncIterator[Node]:
     """Run a node for the length of an `async with`.
@@ -223,35 +260,52 @@ async def open_node(
     `node`: "name@host:port", where the node listens for others; port 0 picks a free one, and `Node.id` tells it.
     `supervisor`: the root of the supervision tree, with children of its own if you like; by default one-for-one, three
     restarts in five seconds. `journal`: where persisted records go; by default memory, which lasts as long as the node.
-    `insecure`: listen beyond this machine although links are neither encrypted nor authenticated. `rng`: the source of
-    jitter, for tests.
+
+    `cluster`: nodes join only those whose cluster has the same name. `secret`: at least 16 random bytes, the same for all
+    nodes of a cluster; who does not know them is refused. `tls`: contexts for links that come in and for those that go out,
+    as `cluster_tls` makes them. `insecure`: listen beyond this machine without both, because the network is yours alone.
+    `data_dir`: a directory of this node's own, in which it keeps who belongs to its cluster, to find the others again after
+    a restart. `transport`: what carries links, by default websockets. `rng`: the source of jitter, for tests.
 
     At the end of the block all actors are stopped in order; if the block is cancelled, they are cancelled. Raises
-    `InvalidId`, `InsecureAddress`, `ListenFailed`, and `ChildFailed` when the root supervisor gives up. An exception of
-    the block leaves as it is, never in a group.
+    `InvalidId`, `InsecureAddress`, `ListenFailed`, `RecordError`, `ValueError` for a bad secret, and `ChildFailed` when the
+    root supervisor gives up. An exception of the block leaves as it is, never in a group.
     """
     node_id = NodeId.parse(node) if isinstance(node, str) else node
-    if not insecure and not is_loopback(node_id.host):
-        raise InsecureAddress(
-            f"{node_id} would listen beyond this machine, and links are neither encrypted nor authenticated: use a loopback "
-            "address such as 127.0.0.1, or pass insecure=True if the network is yours alone"
-        )
+    mutual = tls is not None and tls[0].verify_mode is ssl.CERT_REQUIRED
+    _check_security(node_id, secret, tls, mutual, insecure)
+    keeper = RecordKeeper(None if data_dir is None else Path(data_dir))
+    record = await keeper.load()
+    if transport is None:
+        transport = WebsocketTransport(tls)
+    listener = await transport.listen(node_id.host, node_id.port)
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            cluster = ClusterServer()
-            node_id = await nursery.start(cluster.listen, node_id)
+            node_id = NodeId(node_id.name, f"{node_id.addr.rpartition(':')[0]}:{listener.port}")
+            config = LinkConfig(
+                node=node_id,
+                incarnation=_next_incarnation(record),
+                cluster=cluster,
+                secret=secret,
+                insecure=secret is None,  # which was checked above
+                certificates=mutual,
+            )
+            members = _restored(config, record)
+            await keeper.store(record_of(config, members))
             executor = Executor(node_id, MemoryJournal() if journal is None else journal)
-            cluster.attach(executor)
+            rng = random.Random() if rng is None else rng
+            server = ClusterServer(config, members, executor, transport, keeper, rng)
             actor = Actor(Pid("supervisor", node_id, "rabble"), "supervisor", 0)
             executor.register(actor)
-            root = SupervisorTask(supervisor or Supervisor(), actor, executor, random.Random() if rng is None else rng)
+            root = SupervisorTask(supervisor or Supervisor(), actor, executor, rng)
             actor.children = root
             nursery.start_soon(executor.run_journal, name=f"journal of {node_id}")
             root_ended = trio.Event()
             await nursery.start(_run_root, root, root_ended)
+            await nursery.start(server.run, listener)
             try:
-                yield Node(executor, cluster, root)
+                yield Node(executor, server, root)
             except BaseException as error:
                 # What was cancelled goes back into the nursery, whose scope it may belong to; the rest is the user's.
                 cancelled, failure = _split(error)
@@ -259,6 +313,7 @@ async def open_node(
                     raise cancelled from None
             actor.request_shutdown()
             await root_ended.wait()
+            await server.stop()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         own = leaf(group)
@@ -267,6 +322,9 @@ async def open_node(
         elif failure.__context__ is None:
             # The user's error goes first. What the node had to say, for example why it gave up, is shown above it.
             failure.__context__ = _split(own)[1]
+    finally:
+        with trio.CancelScope(shield=True):
+            await listener.aclose()
     if failure is not None:
         raise failure
 
@@ -276,6 +334,36 @@ async def _run_root(root: SupervisorTask, ended: trio.Event, task_status: trio.T
         await root.run(task_status.started)
     finally:
         ended.set()
+
+
+def _check_security(node: NodeId, secret: bytes | None, tls: TlsContexts | None, mutual: bool, insecure: bool) -> None:
+    """Raise `InsecureAddress` for a node beyond this machine without encryption or without authentication."""
+    if insecure or is_loopback(node.host) or (tls is not None and (secret is not None or mutual)):
+        return
+    missing = "encrypted: pass tls=cluster_tls(...)" if tls is None else "authenticated: pass a secret"
+    raise InsecureAddress(
+        f"{node} would listen beyond this machine, and links are not {missing}, use a loopback address such as 127.0.0.1, "
+        "or pass insecure=True if the network is yours alone"
+    )
+
+
+def _next_incarnation(record: ClusterRecord | None) -> int:
+    """Higher than at each earlier start, if the record is there or the clock was not set back."""
+    return max(time.time_ns(), 0 if record is None else record.incarnation + 1)
+
+
+def _restored(config: LinkConfig, record: ClusterRecord | None) -> Members:
+    if record is None:
+        return Members(config.node, config.incarnation)
+    if record.cluster != config.cluster:
+        raise RecordError(
+            f"the data directory of {config.node} is that of a node of the cluster {record.cluster!r}, not "
+            f"{config.cluster!r}: use another directory, or remove {FILE_NAME} in it"
+        )
+    try:
+        return Members(config.node, config.incarnation, record.members)
+    except ValueError as error:
+        raise RecordError(f"{error}; {FILE_NAME} in the data directory keeps that") from error
 
 
 def is_loopback(host: str) -> bool:

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 
 from ._codec import MESSAGE_TYPES
 from ._errors import NotAMessage
-from ._ids import CorrelationId, Pid
-from ._messages import CancelTimer, Demonitor, Monitor, StartTimer, Stop
+from ._ids import CorrelationId, NodeId, Pid
+from ._messages import CancelTimer, Demonitor, DemonitorNodes, Monitor, MonitorNodes, StartTimer, Stop
 
 _CANCEL_TIMER = CancelTimer()
 _STOP = Stop()
@@ -115,6 +115,14 @@ class Outbox:
         """No longer receive the `Down` of `pid`."""
         self._append((self._executor, Demonitor(pid), None, False))
 
+    def monitor_nodes(self) -> None:
+        """Receive `NodeUp` for each member of the cluster that is linked, now and later, and `NodeDown` for each lost."""
+        self._append((cluster_pid(self.pid.node), MonitorNodes(), None, False))
+
+    def demonitor_nodes(self) -> None:
+        """No longer receive `NodeUp` and `NodeDown`."""
+        self._append((cluster_pid(self.pid.node), DemonitorNodes(), None, False))
+
     def stop(self) -> None:
         """End this process after this step, by its own wish: the reason in `Down` is "finished"."""
         self._append((self._executor, _STOP, None, True))
@@ -172,6 +180,11 @@ class Outbox:
 def executor_pid(pid: Pid) -> Pid:
     """The executor of the node that `pid` lives on: "rabble::executor::NODE"."""
     return Pid("executor", pid.node, "rabble")
+
+
+def cluster_pid(node: NodeId) -> Pid:
+    """The cluster server of a node: "rabble::cluster_server::NODE"."""
+    return Pid("cluster_server", node, "rabble")
 
 
 class Process:

@@ -31,8 +31,35 @@ async def connect(host: str, port: int, ssl_context: ssl.SSLContext | None, addr
         await trio.aclose_forcefully(stream)
         if not isinstance(error, trio.BrokenResourceError):
             raise
-        raise ConnectFailed(address, f"TLS handshake failed: {error.__cause__ or error}") from None
+        # A peer that vanishes may be restarting; one that shows or wants another certificate has to be looked at.
+        fault = "configuration" if _is_refusal(error.__cause__) else "network"
+        raise ConnectFailed(address, f"TLS handshake failed: {error.__cause__ or error}", fault) from None
     return encrypted
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+
+
+def refused_tls(error: BaseException | None) -> str | None:
+    """What is wrong between two sides of TLS, if that is at the bottom of an error; else None.
+
+    A server may refuse a client's certificate after the client's handshake is complete.
+    """
+    seen = 0
+    while error is not None and seen < 10:  # causes can go round in circles
+        if _is_refusal(error):
+            return str(error)
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return None
+
+
+def certificate_names(stream: NetworkStream) -> frozenset[str] | None:
+    """The DNS names in the verified certificate of the peer; none if it has shown none. None without TLS."""
+    if not isinstance(stream, trio.SSLStream):
+        return None
+    certificate: Any = stream.getpeercert() or {}
+    return frozenset(name for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS")
 
 
 async def open_listeners(host: str, port: int, ssl_context: ssl.SSLContext | None = None) -> list[Any]:

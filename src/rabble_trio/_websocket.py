@@ -30,7 +30,18 @@ import trio_websocket
 
 from ._errors import ConnectFailed, ConnectionClosed, ListenFailed
 from ._frames import RECEIVE_BYTES, Tap
-from ._sockets import NetworkStream, address_of, connect, joined, linger, open_listeners, peer_of, why
+from ._sockets import (
+    NetworkStream,
+    address_of,
+    certificate_names,
+    connect,
+    joined,
+    linger,
+    open_listeners,
+    peer_of,
+    refused_tls,
+    why,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +81,8 @@ class ConnectionStatistics:
 class Connection:
     """An open websocket connection. Made by `open_websocket_client` and `serve_websockets`.
 
-    `remote` is the peer's address, "host:port"; `path` the path that the client asked for.
+    `remote` is the peer's address, "host:port"; `path` the path that the client asked for; `certificate_names` the DNS
+    names in the peer's verified certificate, None without TLS.
     """
 
     def __init__(
@@ -83,6 +95,7 @@ class Connection:
     ) -> None:
         self.remote: str = reader.remote
         self.path: str = websocket.path or "/"
+        self.certificate_names: frozenset[str] | None = certificate_names(stream)
         self._websocket = websocket
         self._stream = stream
         self._tap = tap
@@ -265,12 +278,17 @@ async def _ask_for_websocket(
             receive_buffer_size=RECEIVE_BYTES,
         )
         if websocket.subprotocol != subprotocol:
-            raise ConnectFailed(address, f"it speaks {websocket.subprotocol or 'no subprotocol'}, not {subprotocol}")
+            spoken = websocket.subprotocol or "no subprotocol"
+            raise ConnectFailed(address, f"it speaks {spoken}, not {subprotocol}", "configuration")
         return Connection(websocket, stream, tap, reader)
     error = reader.error
     if isinstance(error, trio_websocket.ConnectionRejected):
         text = (error.body or b"").decode("utf-8", "replace").strip()[:200]
-        raise ConnectFailed(address, f"it answered HTTP {error.status_code}{': ' if text else ''}{text}")
+        fault = "network" if error.status_code >= 500 else "configuration"
+        raise ConnectFailed(address, f"it answered HTTP {error.status_code}{': ' if text else ''}{text}", fault)
+    refused = refused_tls(error)
+    if refused is not None:
+        raise ConnectFailed(address, f"TLS handshake failed: {refused}", "configuration")
     raise ConnectFailed(
         address, "it does not speak websocket, or closed the connection" if error is None else why(error)
     )

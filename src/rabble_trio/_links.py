@@ -1,0 +1,207 @@
+"""A link at work: a pure `Link` over a connection, with one task that reads and one that writes.
+
+Rules:
+
+1. The reader hands on what arrives and never waits for an actor. The writer sends all that waits, as the link packs it,
+   and sleeps until somebody wakes it or the link's clock is due.
+2. Whatever ends the link, `error` says it first, and the connection is closed with that code and reason.
+3. `finish` sends what waits, for `FAREWELL` seconds at most, and then ends the link. Nothing that arrives meanwhile counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import trio
+
+from ._errors import ConnectionClosed, LinkError
+from ._handshake import CloseCode, Hellos
+from ._ids import CorrelationId, NodeId, Pid
+from ._link import LettersReceived, Link, LinkUp, MembershipReceived
+from ._transport import Wire
+
+FAREWELL: Final = 1.0
+"""Seconds in which a link that is no longer needed sends what waits."""
+
+SEND_TIMEOUT: Final = 30.0
+"""Seconds for one message, as long as the peer is heard: the largest still passes at 300 kbit/s."""
+
+
+class LinkOwner(Protocol):
+    """Who is told what happens on a link: the cluster server. What it is told first may raise `LinkError`: the link ends."""
+
+    def link_up(self, task: LinkTask) -> None:
+        """The peer has proved itself."""
+
+    def membership_received(self, task: LinkTask, event: MembershipReceived) -> None:
+        """For the peer's cluster server."""
+
+    def letters_received(self, task: LinkTask, event: LettersReceived) -> None:
+        """Envelopes for actors of this node."""
+
+    def link_ended(self, task: LinkTask, error: LinkError) -> None:
+        """The link is over, and its connection about to be closed. Comes once, whatever happens."""
+
+
+class LinkTask:
+    """One link, from the handshake to the end. `run` is the task; the rest may be called while it runs.
+
+    `peer` and `hellos` are there once the link is up.
+    """
+
+    def __init__(self, link: Link, wire: Wire, owner: LinkOwner, heartbeat_timeout: float) -> None:
+        self.link = link
+        self.wire = wire
+        self.peer: NodeId
+        self.hellos: Hellos
+        self._owner = owner
+        self._heartbeat_timeout = heartbeat_timeout
+        self._scope = trio.CancelScope()
+        self._finishing: LinkError | None = None
+        self._writer: trio.lowlevel.Task | None = None  # while it sleeps
+        self._sending = trio.CancelScope()  # around the message that is being sent
+        self._sending_since: float | None = None
+        self._room = trio.Event()  # set when something left the queue, or the link ended
+        self.ended = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<LinkTask with {self.wire.remote}, {self.link.state}>"
+
+    async def run(self) -> LinkError:
+        """Run the link until it ends; returns why it did. Raises nothing but the caller's cancellation."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write, name=f"link writer of {self.wire.remote}")
+                    await self._read()
+        finally:
+            last = self._finishing or LinkError("nobody", CloseCode.GOING_AWAY, "the node stops")
+            error = self.link.close(last.fault, CloseCode(last.code), last.reason)
+            self._room.set()
+            self._owner.link_ended(self, error)
+            self.ended.set()
+            with trio.CancelScope(shield=True):
+                await self.wire.aclose(error.code, error.close_reason)
+        return error
+
+    # To the peer ------------------------------------------------------------------------------------------------------
+
+    def send(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> str | None:
+        """Queue an envelope; see `Link.send`."""
+        refused = self.link.send(to, sender, message, correlation_id)
+        if self._writer is not None:
+            self.wake()
+        return refused
+
+    def do(self, step: Callable[[Link], object]) -> None:
+        """Let something happen to the link that may end it."""
+        try:
+            step(self.link)
+        except LinkError:
+            self._scope.cancel()
+        else:
+            self.wake()
+
+    async def wait_for_room(self) -> None:
+        """Wait until something left the queue, or the link ended."""
+        await self._room.wait()
+
+    def wake(self) -> None:
+        """Let the writer look at what there is to send."""
+        task = self._writer
+        if task is not None:
+            self._writer = None
+            trio.lowlevel.reschedule(task)
+
+    def end(self, fault: str, code: CloseCode, reason: str) -> None:
+        """End the link now."""
+        self.link.close(fault, code, reason)
+        self._scope.cancel()
+
+    def finish(self, fault: str, code: CloseCode, reason: str) -> None:
+        """End the link after what waits was sent."""
+        if self._finishing is None:
+            self._finishing = LinkError(fault, code, reason)
+            self._scope.deadline = trio.current_time() + FAREWELL
+            self.wake()
+
+    # The two tasks ----------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        link, wire = self.link, self.wire
+        try:
+            while True:
+                data = await wire.receive()
+                now = trio.current_time()
+                if self._finishing is None:
+                    for event in link.receive(data, now):
+                        self._on_event(event)
+                if self._sending_since is not None:
+                    self._sending.deadline = min(self._sending_since + SEND_TIMEOUT, now + self._heartbeat_timeout)
+                self.wake()
+                # Messages that came together are received without one, and actors must get their turn to read them.
+                await trio.lowlevel.checkpoint()
+        except ConnectionClosed as closed:
+            link.closed_by_peer(closed.code, closed.reason)
+        except LinkError as error:
+            link.close(error.fault, CloseCode(error.code), error.reason)
+        self._scope.cancel()
+
+    def _on_event(self, event: LinkUp | MembershipReceived | LettersReceived) -> None:
+        if isinstance(event, LettersReceived):
+            self._owner.letters_received(self, event)
+        elif isinstance(event, MembershipReceived):
+            self._owner.membership_received(self, event)
+        else:
+            self.peer, self.hellos = event.peer.node, event.hellos
+            self._owner.link_up(self)
+
+    async def _write(self) -> None:
+        link = self.link
+        try:
+            while True:
+                now = trio.current_time()
+                link.tick(now)
+                data = link.next_message(now)
+                if data is not None:
+                    await self._send(data)
+                elif self._finishing is not None:
+                    finished = self._finishing
+                    raise link.close(finished.fault, CloseCode(finished.code), finished.reason)
+                else:
+                    await self._sleep(link.deadline)
+        except ConnectionClosed as closed:
+            # The reader may still find the peer's farewell, which says more than that the peer is gone, and cancel us.
+            await trio.sleep(FAREWELL)
+            link.closed_by_peer(closed.code, closed.reason)
+        except LinkError:
+            pass  # the link keeps it
+        self._scope.cancel()
+
+    async def _send(self, data: bytes) -> None:
+        if not self._room.is_set():
+            self._room.set()
+            self._room = trio.Event()
+        self._sending_since = now = trio.current_time()
+        with trio.CancelScope(deadline=now + self._heartbeat_timeout) as self._sending:
+            await self.wire.send(data)
+        self._sending_since = None
+        if self._sending.cancelled_caught:
+            waited = trio.current_time() - now
+            raise self.link.close(
+                "network", CloseCode.TIMEOUT, f"{self.wire.remote} took no message for {waited:.1f} s"
+            )
+
+    async def _sleep(self, deadline: float) -> None:
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            self._writer = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._writer = trio.lowlevel.current_task()
+        if deadline == math.inf:
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        else:
+            with trio.CancelScope(deadline=deadline):
+                await trio.lowlevel.wait_task_rescheduled(abort)
