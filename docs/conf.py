@@ -42,7 +42,7 @@ nitpick_ignore_regex = [
     (r"py:obj", r"(?s).*"),
     (r"py:.*", r"(?!rabble_trio\.|haret\.)\w+(\..+)"),
     (r"py:class", r"bool|bytes|dict|float|frozenset|int|list|object|set|str|tuple|type"),
-    (r"py:class", r"(\w+\.)*_T"),
+    (r"py:class", r"(\w+\.)*_Ts?"),
     # Aliases of types; the docstring where one is used says what it stands for.
     (r"py:class", r"Factory|Restart|Strategy"),
 ]
@@ -51,6 +51,7 @@ NOT_CONSTRUCTED = {
     "rabble_trio.Node",
     "rabble_trio.Mailbox",
     "rabble_trio.Connection",
+    "rabble_trio.WorkerProcesses",
     "haret.Client",
     "haret.Admin",
     "haret.Server",
