@@ -11,9 +11,10 @@ import pytest
 
 import haret
 import rabble_trio
+import rabble_trio.testing
 
 ROOT = pathlib.Path(__file__).parents[1]
-PACKAGES = [rabble_trio, haret]
+PACKAGES = [rabble_trio, rabble_trio.testing, haret]
 
 package_wise = pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 

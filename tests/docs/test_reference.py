@@ -10,6 +10,7 @@ import pytest
 
 import haret
 import rabble_trio
+import rabble_trio.testing
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "docs" / "reference"
 DIRECTIVE = re.compile(r"^ *\.\. auto(?:class|exception|function|data|method|decorator):: ([\w.]+)", re.MULTILINE)
@@ -23,7 +24,7 @@ def documented() -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("package", [rabble_trio, haret], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", [rabble_trio, rabble_trio.testing, haret], ids=lambda package: package.__name__)
 def test_every_public_name_is_in_the_reference_once(package: types.ModuleType) -> None:
     public = sorted(
         f"{package.__name__}.{name}"

@@ -1,0 +1,35 @@
+"""rabble_trio.testing: the world of your processes, decided by you, or by a seed.
+
+How the package is laid out. Nothing here runs on Trio.
+
+    _faults      what goes wrong in a run, and how often
+    _choices     one thing that was decided, as a value and as a line of JSON
+    _pending     processes, journals, paths between them, what is pending
+    _simulation  the world: everything that can be done to it, and checks after each step
+    _driver      chooses by virtual time and chance
+    _schedule    scenarios; schedules to save, load and replay
+    _minimize    shortens a schedule that fails
+
+Imports run upwards in this list, but that a simulation has a driver.
+"""
+
+from ._choices import Choice as Choice
+from ._choices import Crash as Crash
+from ._choices import ScheduleError as ScheduleError
+from ._faults import Faults as Faults
+from ._minimize import minimize as minimize
+from ._pending import Pending as Pending
+from ._schedule import Scenario as Scenario
+from ._schedule import ScenarioFailed as ScenarioFailed
+from ._schedule import Schedule as Schedule
+from ._schedule import run_scenario as run_scenario
+from ._schedule import scenario as scenario
+from ._simulation import NotConverged as NotConverged
+from ._simulation import Simulation as Simulation
+from ._simulation import Step as Step
+
+# As in `rabble_trio`: what is public says that it lives here.
+for _public in list(vars().values()):
+    if getattr(_public, "__module__", "").startswith("rabble_trio.testing._"):
+        _public.__module__ = __name__
+del _public
