@@ -83,6 +83,8 @@ class Tap(trio.abc.Stream):
         self._reading = False  # whether receive_message waits for the socket
         self._librarys_turn = trio.Event()
         self._send_lock = trio.StrictFIFOLock()
+        self.broken: trio.BrokenResourceError | None = None
+        """What the library met in the place of data."""
 
     # What we use
 
@@ -129,7 +131,11 @@ class Tap(trio.abc.Stream):
         if self._at_end:
             await trio.lowlevel.checkpoint()
             return b""
-        data = bytes(await self._stream.receive_some(max_bytes))
+        try:
+            data = bytes(await self._stream.receive_some(max_bytes))
+        except trio.BrokenResourceError as error:
+            self.broken = error  # the library keeps it to itself
+            raise
         return self._up_to_end_of_head(data) if self._reader is _Reader.HANDSHAKE else data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

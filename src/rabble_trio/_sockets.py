@@ -42,10 +42,7 @@ def _is_refusal(error: BaseException | None) -> bool:
 
 
 def refused_tls(error: BaseException | None) -> str | None:
-    """What is wrong between two sides of TLS, if that is at the bottom of an error; else None.
-
-    A server may refuse a client's certificate after the client's handshake is complete.
-    """
+    """What is wrong between two sides of TLS, if that is at the bottom of an error; else None."""
     seen = 0
     while error is not None and seen < 10:  # causes can go round in circles
         if _is_refusal(error):

@@ -286,12 +286,12 @@ async def _ask_for_websocket(
         text = (error.body or b"").decode("utf-8", "replace").strip()[:200]
         fault = "network" if error.status_code >= 500 else "configuration"
         raise ConnectFailed(address, f"it answered HTTP {error.status_code}{': ' if text else ''}{text}", fault)
-    refused = refused_tls(error)
-    if refused is not None:
-        raise ConnectFailed(address, f"TLS handshake failed: {refused}", "configuration")
-    raise ConnectFailed(
-        address, "it does not speak websocket, or closed the connection" if error is None else why(error)
-    )
+    if error is not None:
+        raise ConnectFailed(address, why(error))
+    unspoken = "it does not speak websocket, or closed the connection"
+    if isinstance(stream, trio.SSLStream):  # Trio's servers don't send the alert that would say so
+        unspoken += ", or does not accept this side's certificate: its log says more"
+    raise ConnectFailed(address, unspoken)
 
 
 # Servers --------------------------------------------------------------------------------------------------------------
@@ -398,20 +398,22 @@ class WebsocketServer:
             oldest.handshake_scope.cancel()
         connection = None
         refused = self._refused
+        tap = Tap(stream, client=False, max_frame=self._limits.max_frame)
         try:
             with reader.handshake_scope as scope:
                 scope.deadline = trio.current_time() + self._limits.handshake_timeout
-                connection = await self._answer(stream, reader)
+                connection = await self._answer(stream, reader, tap)
         except Exception as error:
             logger.debug("handshake of %s with %s failed: %r", reader.remote, self.address, error)
         finally:
             self._handshakes.pop(reader, None)
         if connection is None and self._refused == refused:
             self._abandoned += 1
+        if (problem := refused_tls(tap.broken)) is not None:
+            logger.warning("TLS handshake of %s with %s failed: %s", reader.remote, self.address, problem)
         return connection
 
-    async def _answer(self, stream: NetworkStream, reader: _GuardedReader) -> Connection | None:
-        tap = Tap(stream, client=False, max_frame=self._limits.max_frame)
+    async def _answer(self, stream: NetworkStream, reader: _GuardedReader, tap: Tap) -> Connection | None:
         request = await trio_websocket.wrap_server_stream(
             reader,  # type: ignore[arg-type]  # as Trio says of handler_nursery: anything with a start_soon will do
             tap,

@@ -1,6 +1,6 @@
 """rabble_trio.testing: the world of your processes, decided by you, or by a seed.
 
-How the package is laid out. Nothing here runs on Trio.
+How the package is laid out. For processes alone, without Trio:
 
     _faults      what goes wrong in a run, and how often
     _choices     one thing that was decided, as a value and as a line of JSON
@@ -10,14 +10,22 @@ How the package is laid out. Nothing here runs on Trio.
     _schedule    scenarios; schedules to save, load and replay
     _minimize    shortens a schedule that fails
 
+For real nodes, on Trio, under virtual time if you like:
+
+    _network     carries links in memory: delays, losses, partitions
+    _cluster     nodes over it that have joined
+
 Imports run upwards in this list, but that a simulation has a driver.
 """
 
 from ._choices import Choice as Choice
 from ._choices import Crash as Crash
 from ._choices import ScheduleError as ScheduleError
+from ._cluster import Cluster as Cluster
+from ._cluster import open_cluster as open_cluster
 from ._faults import Faults as Faults
 from ._minimize import minimize as minimize
+from ._network import MemoryNetwork as MemoryNetwork
 from ._pending import Pending as Pending
 from ._schedule import Scenario as Scenario
 from ._schedule import ScenarioFailed as ScenarioFailed

@@ -103,6 +103,7 @@ class Simulation:
         self._crash_limits: list[tuple[tuple[Pid, ...], int, int | None]] = []  # for the driver: see may_crash
         self._converged: Callable[[], bool] | None = None
         self._core: Callable[[Random], Iterable[Pid]] | None = None
+        self._friends: frozenset[Pid] = frozenset()
         self._settling = False
         self._driver = Driver(self, self.random("driver"), self.faults)
 
@@ -171,10 +172,20 @@ class Simulation:
         """Which processes `step` may crash, how many of them at once, and how many crashes in all (None: any number)."""
         self._crash_limits.append((tuple(pids), at_once, total))
 
-    def converges(self, done: Callable[[], bool], core: Callable[[Random], Iterable[Pid]] | None = None) -> None:
-        """What `settle` waits for: `done()`. `core` draws the processes that must be healthy for it; by default all."""
+    def converges(
+        self,
+        done: Callable[[], bool],
+        core: Callable[[Random], Iterable[Pid]] | None = None,
+        friends: Iterable[Pid] = (),
+    ) -> None:
+        """What `settle` waits for: `done()`.
+
+        `core` draws the processes that must be healthy for it; by default all. `friends`: processes that `settle` lets
+        reach everybody, such as clients, who can't be served by whom they can't reach.
+        """
         self._converged = done
         self._core = core
+        self._friends = frozenset(friends)
 
     # --- What may happen next ---
 
@@ -346,11 +357,15 @@ class Simulation:
             self._settling = False
 
     def _restore(self, core: tuple[Pid, ...]) -> None:
-        inside = set(core)
-        self._cuts = {(a, b) for a, b in self._cuts if not (a in inside and b in inside)}
+        inside, friends = set(core), self._friends
+        self._cuts = {
+            (a, b)
+            for a, b in self._cuts
+            if not ((a in inside and b in inside) or a in friends or b in friends)
+        }
         for path in self._paths:
             path.cut = (path.sender, path.to) in self._cuts
-        for pid in core:
+        for pid in (*core, *(pid for pid in self._slots if pid in friends)):
             slot = self._slots[pid]
             slot.paused = False
             slot.doomed = None
