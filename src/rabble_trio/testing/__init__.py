@@ -9,6 +9,8 @@ How the package is laid out. For processes alone, without Trio:
     _driver      chooses by virtual time and chance
     _schedule    scenarios; schedules to save, load and replay
     _minimize    shortens a schedule that fails
+    __main__     the command that replays and shortens saved schedules
+    pytest_plugin  saved schedules as tests
 
 For real nodes, on Trio, under virtual time if you like:
 

@@ -359,9 +359,7 @@ class Simulation:
     def _restore(self, core: tuple[Pid, ...]) -> None:
         inside, friends = set(core), self._friends
         self._cuts = {
-            (a, b)
-            for a, b in self._cuts
-            if not ((a in inside and b in inside) or a in friends or b in friends)
+            (a, b) for a, b in self._cuts if not ((a in inside and b in inside) or a in friends or b in friends)
         }
         for path in self._paths:
             path.cut = (path.sender, path.to) in self._cuts

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from random import Random
@@ -205,13 +205,6 @@ def test_history_is_the_same_in_another_process():
     assert done.stdout.strip() == history()
 
 
-@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
-def test_numbers_that_the_driver_draws_are_the_same_in_other_versions(version):
-    # All of its chance is `Random(seed).random()`, and sha256 makes the seeds.
-    python = shutil.which(f"python{version}")
-    script = "from random import Random; r = Random(2**60 + 7); print([r.random() for _ in range(20)])"
-    if python is None or subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:
-        pytest.skip(f"no Python {version} here")
-    done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True)
-    drawn = Random(2**60 + 7)
-    assert done.stdout.strip() == str([drawn.random() for _ in range(20)])
+def test_history_is_the_same_on_every_version_of_python():
+    # Made by Python 3.11, 3.12 and 3.13. It changes when the driver draws in another order, and only then.
+    assert hashlib.sha256(history().encode()).hexdigest()[:16] == "c553abca06e02d8b"

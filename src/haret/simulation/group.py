@@ -1,0 +1,141 @@
+"""The scenario: a group of replicas, clients, all invariants, and what convergence means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from haret.vr import Configuration, Replica, Settings
+from rabble_trio import NodeId, Pid
+from rabble_trio.testing import Simulation, scenario
+
+from .client import Client, Load
+from .invariants import ClientInvariants, ReplicaInvariants
+from .machine import Ledger
+
+if TYPE_CHECKING:
+    from random import Random
+
+ANSWERS = 3
+"""Requests of each client that must be answered after the faults have stopped: the group not only stands, it serves."""
+
+
+def node(name: str) -> NodeId:
+    """Each actor has a node of its own, so that the network is between all of them."""
+    return NodeId(name, "127.0.0.1:5000")
+
+
+class Group:
+    """A group in a simulation."""
+
+    def __init__(self, simulation: Simulation, replicas: int, clients: int, kind: type[Replica] = Replica) -> None:
+        self.simulation = simulation
+        self.kind = kind
+        self.replicas = tuple(Pid(f"r{i}", node(f"r{i}")) for i in range(replicas))
+        self.clients = tuple(Pid(f"c{i}", node(f"c{i}")) for i in range(clients))
+        self.configuration = Configuration(0, self.replicas)
+        self.settings = draw_settings(simulation.random("settings"))
+        self.load = draw_load(simulation.random("load"))
+        self.invariants = ReplicaInvariants(self.configuration.quorum)
+        self.history = ClientInvariants()
+        simulation.check(self.invariants)
+        simulation.check(self.history)
+        for pid in self.replicas:
+            simulation.spawn(pid, lambda pid=pid: self._replica(pid))  # type: ignore[misc]
+        for pid in self.clients:
+            simulation.spawn(pid, lambda pid=pid: self._client(pid))  # type: ignore[misc]
+        simulation.may_crash(self.replicas, at_once=replicas, total=(replicas - 1) // 2)
+        simulation.converges(self.converged, self.core, self.clients)
+        # How things were when the faults stopped: at which choice that was, newest op; by client: answers, open requests.
+        self._mark = -1
+        self._op = 0
+        self._answered: list[int] = []
+        self._waited: list[set[tuple[int | None, int]]] = []
+
+    def _replica(self, pid: Pid) -> Replica:
+        # A replica without durable memory knows only at its first start that an empty log is the truth.
+        incarnation = self.simulation.incarnation(pid)
+        random = self.simulation.random(f"{pid.name}/{incarnation}")
+        return self.kind(self.configuration, Ledger(), random, self.settings, fresh=incarnation <= 1)
+
+    def _client(self, pid: Pid) -> Client:
+        return Client(pid.name.encode(), self.replicas, self.simulation.random(pid.name), self.load)
+
+    def replica(self, pid: Pid) -> Replica | None:
+        """The replica itself, if it runs."""
+        process = self.simulation.process(pid)
+        return process if isinstance(process, Replica) else None
+
+    def healthy(self) -> list[Pid]:
+        """Replicas that count: they run, and remember all they ever promised."""
+        found = [(pid, self.replica(pid)) for pid in self.replicas]
+        return [pid for pid, replica in found if replica is not None and replica.status != "recovering"]
+
+    def core(self, random: Random) -> Iterable[Pid]:
+        """A quorum, or more, of healthy replicas."""
+        healthy = self.healthy()
+        size = self.configuration.quorum + int(random.random() * (len(healthy) - self.configuration.quorum + 1))
+        drawn = sorted((random.random(), pid) for pid in healthy)[:size]
+        return sorted(pid for _, pid in drawn)
+
+    def converged(self) -> bool:
+        """Invariant 17: a quorum is normal in one view, has all that there was, and clients get their answers."""
+        self._begin_to_converge()
+        states = [replica for pid in self.replicas if (replica := self.replica(pid)) is not None]
+        views = [
+            state.context.view for state in states if state.status == "normal" and state.context.commit >= self._op
+        ]
+        if max((views.count(view) for view in views), default=0) < self.configuration.quorum:
+            return False
+        return all(
+            client.answered >= before + ANSWERS and waited.isdisjoint(_waiting(client))
+            for client, before, waited in zip(self._client_processes(), self._answered, self._waited, strict=True)
+        )
+
+    def _begin_to_converge(self) -> None:
+        mark = len(self.simulation.history)
+        if mark != self._mark:
+            self._mark = mark
+            self._op = len(self.invariants.committed)
+            self._answered = [client.answered for client in self._client_processes()]
+            self._waited = [_waiting(client) for client in self._client_processes()]
+
+    def _client_processes(self) -> list[Client]:
+        return [client for pid in self.clients if isinstance(client := self.simulation.process(pid), Client)]
+
+
+def _waiting(client: Client) -> set[tuple[int | None, int]]:
+    """The requests that a client waits for."""
+    return {(client.session, number) for number in client.waiting}
+
+
+def draw_settings(random: Random) -> Settings:
+    """Limits so small that they are reached, in some runs."""
+
+    def one_of(*values: int) -> int:
+        return values[int(random.random() * len(values))]
+
+    return Settings(
+        pipeline=one_of(1, 2, 3),
+        batch_entries=one_of(1, 2, 3, 1000),
+        max_sessions=one_of(2, 10, 10),
+        max_uncommitted=one_of(3, 1000),
+    )
+
+
+def draw_load(random: Random) -> Load:
+    """How busy the clients are."""
+    chance = random.random
+    return Load(
+        tick=0.01 + 0.05 * chance(),
+        appetite=0.3 + 0.6 * chance(),
+        window=1 + int(6 * chance()),
+        patience=2 + int(8 * chance()),
+        chatter=0.2 * chance() if chance() < 0.3 else 0.0,
+    )
+
+
+@scenario
+def group(simulation: Simulation, *, replicas: int = 3, clients: int = 2) -> None:
+    """A group of replicas in memory, with clients, under all invariants."""
+    Group(simulation, replicas, clients)
