@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import entry_points
 
 import pytest
 
 from rabble_trio.testing.__main__ import main
+
+PLUGIN = "rabble_trio.testing.pytest_plugin"
 
 SCENARIO = """
 from rabble_trio import NodeId, Pid, Process, Timeout
@@ -64,7 +67,9 @@ def run(project, *arguments):
 
 
 def pytest_in(project):
-    return run(project, "pytest", "-q", "-p", "rabble_trio.testing.pytest_plugin")
+    # An editable installation from before there was a plugin does not know it; to name it twice would be an error.
+    known = any(point.value == PLUGIN for point in entry_points(group="pytest11"))
+    return run(project, "pytest", "-q", *(() if known else ("-p", PLUGIN)))
 
 
 def test_saved_schedule_is_a_test_that_passes_when_nothing_goes_wrong(project):
