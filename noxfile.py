@@ -66,6 +66,15 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def simulate(session: nox.Session) -> None:
+    """Run the replication protocol under simulated faults for long: `nox -s simulate -- --seed 5000 --runs 9000`."""
+    session.install("-e", ".")
+    arguments = session.posargs or ["--runs", "2000"]
+    for replicas in ("3", "4", "5"):
+        session.run("haret", "sim", "--replicas", replicas, *arguments)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure speed beside the peers, in one run: `nox -s bench -- ask ring` runs two of the benchmarks."""
     _install(session, "bench")

@@ -8,6 +8,7 @@
     session       what those commands run on: connections that are opened when they are needed
     prompt        the prompt of `haret shell` and `haret admin`, interactive or fed by a pipe
     serve, demo   the two commands that run a server
+    sim           the protocol in a simulated world
     output        an answer as table, plain text, JSON or raw bytes
     failures      an error as exit code, message and hint
 

@@ -7,7 +7,7 @@ import math
 from importlib.metadata import version
 from typing import Any, Final
 
-from . import demo, prompt, serve
+from . import demo, prompt, serve, sim
 from .admin import ADMIN
 from .command import Parser, PrintAndEnd
 from .commands import CLIENT
@@ -49,6 +49,7 @@ def make_parser() -> Parser:
     place = parser.add_table(CLIENT, [common])
     serve.add_parser(place, [common])
     demo.add_parser(place, [common])
+    sim.add_parser(place, [common])
     prompt.add_parsers(place, [common], ADMIN)
     return parser
 

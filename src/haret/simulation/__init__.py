@@ -4,10 +4,12 @@
     client      clients: sessions, pipelining, retries
     invariants  the checks
     group       the scenario that puts them together, and what convergence means
+    campaign    many runs of it
 
 Nothing here is used in production, and `haret.vr` knows nothing of it. `haret sim` runs it.
 """
 
+from .campaign import Campaign as Campaign
 from .client import Client as Client
 from .client import Load as Load
 from .group import Group as Group

@@ -1,0 +1,145 @@
+"""`haret sim`: the replication protocol under simulated faults, all invariants checked after every step."""
+
+from __future__ import annotations
+
+import argparse
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from haret.simulation import Campaign
+from rabble_trio.testing import Schedule, ScheduleError, minimize
+
+from .failures import CommandFailed, Exit
+from .output import Answer, Console
+
+PROGRESS: Final = 2.0
+"""Seconds between two lines of progress."""
+
+DEFAULT_RUNS: Final = 100
+"""Enough for a look, in a few seconds."""
+
+DEFAULT_STEPS: Final = 1000
+"""Long enough for several view changes, short enough that a failing run is readable."""
+
+
+def add_parser(place: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
+    """Add `haret sim` to the command line."""
+    parser = place.add_parser(
+        "sim",
+        help="test the replication protocol in a simulated world",
+        usage="%(prog)s [--seed N] [--runs N] [--steps N] [options]",
+        description="Run groups of replicas with clients in a simulated world in which messages get lost, doubled and\n"
+        "late, the network is cut, clocks are wrong and replicas crash; check every invariant after every\n"
+        "step, then stop the faults and see the group recover. A seed decides everything, so that a failing\n"
+        "run can be repeated; its schedule is saved.",
+        epilog="examples:\n  haret sim --runs 1000\n  haret sim --replay haret-sim-17.schedule --minimize",
+        parents=list(parents),
+    )
+    parser.add_argument("--seed", type=_at_least(0), default=0, metavar="N", help="of the first run (default 0)")
+    parser.add_argument(
+        "--runs", type=_at_least(1), default=DEFAULT_RUNS, metavar="N", help=f"how many (default {DEFAULT_RUNS})"
+    )
+    parser.add_argument(
+        "--steps", type=_at_least(1), default=DEFAULT_STEPS, metavar="N", help=f"in each (default {DEFAULT_STEPS})"
+    )
+    parser.add_argument("--replicas", type=int, choices=(3, 4, 5, 7), default=3, help="in the group (default 3)")
+    parser.add_argument("--clients", type=_at_least(1), default=2, metavar="N", help="beside it (default 2)")
+    parser.add_argument("--replay", metavar="FILE", help="repeat a saved schedule instead")
+    parser.add_argument("--minimize", action="store_true", help="shorten a failing schedule to what the failure needs")
+    parser.add_argument("--save", metavar="DIR", default=".", help="where failing schedules go (default here)")
+    parser.set_defaults(start=start)
+
+
+def _at_least(smallest: int) -> Any:
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and smallest <= int(text) < 2**62):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {smallest}")
+        return int(text)
+
+    return number
+
+
+def start(options: argparse.Namespace, console: Console) -> int:
+    """Run, or repeat."""
+    if options.replay is not None:
+        return _replay(options, console)
+    folder = Path(options.save)
+    if not folder.is_dir():
+        raise CommandFailed(f"{folder} is not a folder: --save says where failing schedules go", code=Exit.USAGE)
+    campaign = Campaign(options.seed, options.runs, options.steps, options.replicas, options.clients)
+    began = _run(campaign, console)
+    console.print(_report(campaign, monotonic() - began))
+    if campaign.failed is None:
+        return Exit.OK
+    path = folder / f"haret-sim-{campaign.failed.seed}.schedule"
+    campaign.failed.save(path)
+    console.complain(f"seed {campaign.failed.seed} failed: {_first_line(campaign.cause)}\nschedule: {path}\n")
+    if options.minimize:
+        _minimize(campaign.failed, path, console)
+    console.complain(f"replay it with: haret sim --replay {path}\n")
+    return Exit.FAILURE
+
+
+def _run(campaign: Campaign, console: Console) -> float:
+    began = said = monotonic()
+    for _ in campaign.run():
+        now = monotonic()
+        if now - said >= PROGRESS:
+            said = now
+            speed = campaign.receipts / (now - began)
+            console.complain(f"{campaign.done} of {campaign.runs} runs, {campaign.receipts:,} steps, {speed:,.0f}/s\n")
+    return began
+
+
+def _report(campaign: Campaign, elapsed: float) -> Answer:
+    elapsed = max(elapsed, 0.001)
+    figures: dict[str, Any] = {
+        "runs": campaign.done,
+        "first_seed": campaign.seed,
+        "replicas": campaign.replicas,
+        "steps": campaign.receipts,
+        "runs_per_second": round(campaign.done / elapsed, 1),
+        "steps_per_second": round(campaign.receipts / elapsed),
+        "virtual_seconds": round(campaign.seconds),
+        "view_changes": campaign.views,
+        "requests_answered": campaign.answers,
+        "failed_seed": None if campaign.failed is None else campaign.failed.seed,
+        "faults": dict(sorted(campaign.faults.items())),
+    }
+    rows: list[tuple[Any, Any]] = [
+        (name.replace("_", " "), value) for name, value in figures.items() if name != "faults"
+    ]
+    rows += [(f"fault: {name}", count) for name, count in sorted(campaign.faults.items())]
+    return Answer(figures, rows=tuple(rows))
+
+
+def _replay(options: argparse.Namespace, console: Console) -> int:
+    path = Path(options.replay)
+    try:
+        schedule = Schedule.load(path)
+        simulation = schedule.world()
+        schedule.replay(simulation=simulation)
+    except (ScheduleError, OSError) as error:
+        raise CommandFailed(f"{path}: {error}", code=Exit.USAGE) from None
+    except Exception as error:
+        console.complain("".join(traceback.format_exception(error)))
+        done = len(simulation.history)
+        console.complain(f"failed at choice {done} of {len(schedule.choices)}: {_first_line(error)}\n")
+        if options.minimize:
+            _minimize(schedule, path.with_name(f"{path.stem}.min.schedule"), console)
+        return Exit.FAILURE
+    console.write(f"{len(schedule.choices)} choices repeated; nothing went wrong\n")
+    return Exit.OK
+
+
+def _minimize(schedule: Schedule, path: Path, console: Console) -> None:
+    short = minimize(schedule)
+    short.save(path)
+    console.complain(f"{len(schedule.choices)} choices became {len(short.choices)}, in {path}\n")
+
+
+def _first_line(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

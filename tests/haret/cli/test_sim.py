@@ -1,0 +1,80 @@
+"""`haret sim`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from haret.cli import main
+from haret.vr.states import primary
+from rabble_trio.testing import Schedule
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def figures(capsys):
+    return json.loads(capsys.readouterr().out)
+
+
+def test_runs_that_go_well(capsys, here):
+    assert main(["sim", "--runs", "4", "--steps", "200", "--seed", "5", "-o", "json"]) == 0
+    found = figures(capsys)
+    assert (found["runs"], found["first_seed"], found["replicas"], found["failed_seed"]) == (4, 5, 3, None)
+    assert found["steps"] > 400
+    assert found["requests_answered"] > 0
+    assert found["faults"]
+    assert list(here.iterdir()) == []
+
+
+def test_table_is_for_people(capsys):
+    assert main(["sim", "--runs", "2", "--steps", "100", "--replicas", "5", "-o", "table"]) == 0
+    text = capsys.readouterr().out
+    assert "steps per second" in text
+    assert "replicas" in text
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    monkeypatch.setattr(primary, "acknowledged", lambda acked, others: max(acked))
+
+
+def test_run_that_fails_is_saved_shortened_and_repeated(broken, monkeypatch, capsys, here):
+    assert main(["sim", "--runs", "20", "--replicas", "5", "--minimize", "-o", "json"]) == 1
+    out, err = capsys.readouterr()
+    seed = json.loads(out)["failed_seed"]
+    path = here / f"haret-sim-{seed}.schedule"
+    assert f"seed {seed} failed: InvariantBroken: invariant 6" in err
+    assert f"haret sim --replay {path.name}" in err
+    short = Schedule.load(path)
+    assert len(short.choices) < 40
+    # The same again, from the file.
+    assert main(["sim", "--replay", str(path)]) == 1
+    assert "InvariantBroken: invariant 6" in capsys.readouterr().err
+    assert main(["sim", "--replay", str(path), "--minimize"]) == 1
+    assert (here / f"haret-sim-{seed}.min.schedule").exists()
+    # And with the defect mended.
+    monkeypatch.undo()
+    assert main(["sim", "--replay", str(path)]) in (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--runs", "0"], "not a whole number"),
+        (["--seed", "-1"], "not a whole number"),
+        (["--steps", "x"], "not a whole number"),
+        (["--replicas", "2"], "invalid choice"),
+        (["--save", "nowhere"], "is not a folder"),
+        (["--replay", "nowhere"], "nowhere"),
+        (["--replay", "odd"], "a schedule begins with"),
+    ],
+)
+def test_what_is_wrong_with_the_arguments(capsys, here, arguments, text):
+    (here / "odd").write_text("{}")
+    assert main(["sim", *arguments]) == 2
+    assert text in capsys.readouterr().err
