@@ -252,7 +252,7 @@ class ClusterServer:
     async def _accept(self, wire: Wire) -> None:
         error = await self._run_link("acceptor", wire, None)
         if error.fault not in {"nobody", "network"}:
-            logger.warning("%s: the link from %s is closed: %s", self._config.node, wire.remote, error)
+            logger.warning("%s: the link from %s is closed: %s", self._config.node, wire.remote, str(error))
 
     async def _dialled(self, node: NodeId, wire: Wire) -> LinkError:
         self._attempts += 1
@@ -283,7 +283,7 @@ class ClusterServer:
             self._counts["links_lost"] += 1
             self._drop(task, str(error))
             if error.fault not in {"nobody"}:
-                logger.warning("%s: lost the link to %s: %s", self._config.node, task.peer, error)
+                logger.warning("%s: lost the link to %s: %s", self._config.node, task.peer, str(error))
         else:
             self._counts["handshakes_failed"] += 1
         for to, sender, message, correlation_id in task.link.undelivered():
@@ -294,6 +294,7 @@ class ClusterServer:
         hello = task.link.peer
         assert hello is not None
         self._incarnations.admit(hello)
+        self._prefer_own_dial(task)
         for other in [other for node, other in self._links.items() if node.name == task.peer.name]:
             if survivor(other.hellos, task.hellos) is other.hellos:
                 raise LinkError(
@@ -311,6 +312,13 @@ class ClusterServer:
             self._dialers[node].link_up()
         logger.info("%s: link to %s is up, with %s", self._config.node, node, task.wire.remote)
         self._carry_out(self._members.link_up(node))
+
+    def _prefer_own_dial(self, task: LinkTask) -> None:
+        """Refuse a link that would soon be replaced by the one that this node is dialling; see `survivor`."""
+        dialer = self._dialers.get(task.peer)
+        accepted = task.hellos.dialer.node == task.peer
+        if accepted and dialer is not None and dialer.in_handshake and self._config.node.name < task.peer.name:
+            raise LinkError("nobody", CloseCode.DUPLICATE, f"{self._config.node} is dialling {task.peer} itself")
 
     def _drop(self, task: LinkTask, reason: str) -> None:
         """Use a link no more."""

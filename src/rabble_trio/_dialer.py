@@ -69,10 +69,15 @@ class Dialer:
         self._may_dial.set()
         self._hurry = False
         self._logged = ""
+        self.in_handshake = False
+        """Whether a dialled connection is on its way to become a link."""
 
     def link_up(self) -> None:
-        """There is a link, whoever dialled."""
+        """There is a link, whoever dialled: one that is not there yet is not needed any more."""
         self._logged = ""
+        self.in_handshake = False
+        if not self._waits:
+            self._scope.cancel()
         if self._may_dial.is_set():
             self._may_dial = trio.Event()
 
@@ -125,10 +130,13 @@ class Dialer:
                     scope.deadline = float("inf")
                     # Another scope, which is around nothing: a link that is not wanted any more ends in good order.
                     self._scope = trio.CancelScope()
+                    self.in_handshake = True
                     return await self._run_link(self._node, wire)
         except ConnectFailed as error:
             return error
-        if self._unwanted:
+        finally:
+            self.in_handshake = False
+        if trio.current_time() < scope.deadline:  # it was broken off
             return None
         return ConnectFailed(self._node.addr, f"no connection within {DIAL_TIMEOUT:g} s")
 
@@ -136,5 +144,5 @@ class Dialer:
         if not (isinstance(error, LinkError) and error.fault == "nobody"):
             level = logging.DEBUG if str(error) == self._logged else logging.WARNING
             self._logged = str(error)
-            logger.log(level, "no link to %s: %s", self._node, error)
+            logger.log(level, "no link to %s: %s", self._node, self._logged)  # the error itself would keep frames alive
         self._failed(self._node, error)
