@@ -100,7 +100,7 @@ class LinkTask:
         try:
             step(self.link)
         except LinkError:
-            self._scope.cancel()
+            self._wind_up()
         else:
             self.wake()
 
@@ -118,7 +118,12 @@ class LinkTask:
     def end(self, fault: str, code: CloseCode, reason: str) -> None:
         """End the link now."""
         self.link.close(fault, code, reason)
-        self._scope.cancel()
+        self._wind_up()
+
+    def _wind_up(self) -> None:
+        """The link is closed. A message that is being sent goes out, or the peer would not learn why it was closed."""
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + FAREWELL)
+        self.wake()
 
     def finish(self, fault: str, code: CloseCode, reason: str) -> None:
         """End the link after what waits was sent."""
@@ -135,7 +140,7 @@ class LinkTask:
             while True:
                 data = await wire.receive()
                 now = trio.current_time()
-                if self._finishing is None:
+                if self._finishing is None and link.error is None:
                     for event in link.receive(data, now):
                         self._on_event(event)
                 if self._sending_since is not None:
@@ -145,9 +150,9 @@ class LinkTask:
                 await trio.lowlevel.checkpoint()
         except ConnectionClosed as closed:
             link.closed_by_peer(closed.code, closed.reason)
+            self._scope.cancel()
         except LinkError as error:
-            link.close(error.fault, CloseCode(error.code), error.reason)
-        self._scope.cancel()
+            self.end(error.fault, CloseCode(error.code), error.reason)
 
     def _on_event(self, event: LinkUp | MembershipReceived | LettersReceived) -> None:
         if isinstance(event, LettersReceived):

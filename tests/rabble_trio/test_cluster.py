@@ -17,6 +17,7 @@ import trio.testing
 from rabble_trio import (
     ActorDown,
     ClusterStatus,
+    ConnectionClosed,
     Down,
     EncodeError,
     GetClusterStatus,
@@ -38,6 +39,9 @@ from rabble_trio import (
     message,
     open_node,
 )
+from rabble_trio._handshake import CloseCode
+from rabble_trio._members import Gossip
+from rabble_trio._orset import ORSet
 from rabble_trio.testing import open_cluster
 
 Clock = trio.testing.MockClock
@@ -589,6 +593,32 @@ async def test_records_that_are_of_no_use(autojump_clock: Clock, tmp_path: Path)
     with pytest.raises(RecordError, match="can't"):
         async with open_node("n1@127.0.0.1:0", data_dir=tmp_path / "file"):
             pass
+
+
+# Who does not keep to the protocol: more of them in test_link_attacks.py and test_cluster_sockets.py ------------------
+
+
+async def test_who_says_nothing_is_closed_in_time(autojump_clock: Clock) -> None:
+    async with open_cluster(2) as cluster:
+        async with cluster.network.transport("mallory").dial(cluster[1].id) as wire:
+            started = trio.current_time()
+            with pytest.raises(ConnectionClosed, match="no handshake within 5 s") as caught:
+                await wire.receive()
+        assert caught.value.code == CloseCode.TIMEOUT
+        assert trio.current_time() - started == pytest.approx(5)
+        assert cluster[1].cluster_status().connections == 1
+
+
+async def test_a_member_that_lies_about_others_is_cut_off_and_others_are_not(autojump_clock: Clock) -> None:
+    async with open_cluster(3) as cluster:
+        one, two, three = cluster
+        liar = two._cluster
+        forged = Gossip(ORSet[NodeId]().add((three.id.name, 1), one.id)[1])  # "n3 added n1"
+        liar._send_membership(liar._links[one.id], forged)
+        await trio.sleep(0.01)
+        assert one.cluster_status().established == (three.id,)
+        await cluster.settled()
+        assert len(one.members) == 3
 
 
 # Status and safety ----------------------------------------------------------------------------------------------------
