@@ -51,6 +51,7 @@ from .server import load_config as load_config
 from .server import open_server as open_server
 from .server import parse_config as parse_config
 from .server.config import Timeouts as Timeouts
+from .server.config import Tls as Tls
 from .vertree import BlobGet as BlobGet
 from .vertree import BlobPut as BlobPut
 from .vertree import BlobSize as BlobSize

@@ -144,7 +144,7 @@ class NotEnoughReplicas(HaretError):
 
 
 class UnknownActor(HaretError):
-    """No such actor, or replica, runs on the node that was asked."""
+    """No such actor, or replica, runs, or is known on the node that was asked."""
 
     pid: Pid
     _text = "{pid} does not run here"

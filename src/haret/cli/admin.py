@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 REPLICA: Final = Argument("pid", "a replica with its namespace: test-ns::r1::node1@127.0.0.1:5000")
 NAME: Final = Argument("name", "of the namespace")
+NODE: Final = Argument("node", "a node: name@host:port, as `config` prints it")
 
 
 def listed(data: Mapping[str, Any]) -> Answer:
@@ -36,6 +37,20 @@ async def _config(session: AdminSession, arguments: Namespace) -> Answer:
 async def _cluster_status(session: AdminSession, arguments: Namespace) -> Answer:
     status = await (await session.admin()).cluster_status()
     return listed({"node": status.node, "members": status.members, "established": status.established})
+
+
+async def _cluster_join(session: AdminSession, arguments: Namespace) -> Answer:
+    admin = await session.admin()
+    await admin.join(arguments.node)
+    members = (await admin.cluster_status()).members
+    return Answer({"joined": arguments.node, "members": members}, rows=[(member,) for member in members])
+
+
+async def _cluster_leave(session: AdminSession, arguments: Namespace) -> Answer:
+    admin = await session.admin()
+    await admin.leave(arguments.node)
+    members = (await admin.cluster_status()).members
+    return Answer({"left": arguments.node, "members": members}, rows=[(member,) for member in members])
 
 
 async def _executor_status(session: AdminSession, arguments: Namespace) -> Answer:
@@ -77,6 +92,7 @@ def _describe(namespace: protocol.Namespace) -> dict[str, Any]:
         "replicas": namespace.replicas,
         "epoch": namespace.epoch,
         "view": namespace.view,
+        "rivals": namespace.rivals,
     }
 
 
@@ -92,16 +108,29 @@ async def _create_namespace(session: AdminSession, arguments: Namespace) -> Answ
 
 async def _namespaces(session: AdminSession, arguments: Namespace) -> Answer:
     namespaces = await (await session.admin()).namespaces()
+    rivals = [one for one in namespaces if one.rivals]
     return Answer(
         {"namespaces": [_describe(one) for one in namespaces]},
         headings=("NAMESPACE", "PRIMARY", "EPOCH", "VIEW", "REPLICAS"),
         rows=[
-            (one.name, one.primary, one.epoch, one.view, " ".join(replica.name for replica in one.replicas))
+            (
+                one.name,
+                one.primary,
+                one.epoch,
+                one.view,
+                " ".join(f"{pid.name}::{pid.node.name}" for pid in one.replicas),
+            )
             for one in namespaces
         ],
         raw="".join(f"{one.name}\n" for one in namespaces).encode(),
-        note="" if namespaces else "there are no namespaces yet: `vr create namespace` makes one",
+        note="; ".join(map(_rivalry, rivals))
+        or ("" if namespaces else "there are no namespaces yet: `vr create namespace` makes one"),
     )
+
+
+def _rivalry(namespace: protocol.Namespace) -> str:
+    groups = " and ".join(", ".join(map(str, group)) for group in (namespace.replicas, *namespace.rivals))
+    return f"{namespace.name} was created more than once, on nodes that could not see each other; it is not served: {groups}"
 
 
 async def _replica(session: AdminSession, arguments: Namespace) -> Answer:
@@ -143,6 +172,22 @@ ADMIN: Final = Table(
     commands=(
         Command(("config",), "print the configuration of the node", _config, example="config"),
         Command(("cluster", "status"), "print who is in the cluster", _cluster_status, example="cluster status"),
+        Command(
+            ("cluster", "join"),
+            "make this node and another one cluster, with all that each belongs to with",
+            _cluster_join,
+            (NODE,),
+            example="cluster join node2@127.0.0.1:5010",
+            detail="It returns when both know all members, and prints them.",
+        ),
+        Command(
+            ("cluster", "leave"),
+            "remove a member from the cluster, reachable or not",
+            _cluster_leave,
+            (NODE,),
+            example="cluster leave node2@127.0.0.1:5010",
+            detail="The member may be this node, or another. Replicas on it count as down from then on. Prints who is left.",
+        ),
         Command(("executor", "status"), "print what runs on the node", _executor_status, example="executor status"),
         Command(
             ("metrics",),

@@ -23,6 +23,8 @@ node_name = "node1"
 cluster_host = "127.0.0.1:5000"   # other nodes
 admin_host = "127.0.0.1:5001"     # haret admin
 api_host = "127.0.0.1:5002"       # clients
+# data_dir = "node1"              # keeps members and namespaces over restarts
+# secret_file = "cluster.secret"  # the same on all nodes: openssl rand -hex 32 > cluster.secret; chmod 600 cluster.secret
 """
 
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -89,18 +91,14 @@ async def _serve(config: haret.ServerConfig, console: Console) -> None:
 
 def describe(server: haret.Server) -> Answer:
     """Where a server listens, and how safe that is."""
-    cluster = server.node.id.addr
-    security = (
-        "INSECURE: listens beyond this machine, and nothing is encrypted or authenticated"
-        if server.config.insecure
-        else "this machine alone; nothing is encrypted or authenticated"
-    )
+    kept = server.config.data_dir
     data = {
         "node": server.node.id,
-        "cluster": cluster,
+        "cluster": server.node.id.addr,
         "admin": server.admin_address,
         "clients": server.api_address,
-        "security": security,
-        "storage": "in memory: a namespace ends with this process",
+        "security": server.config.security(),
+        "storage": "trees in memory: they last while a majority of their replicas runs; "
+        + (f"members and namespaces in {kept}" if kept else "without data_dir, a restart forgets the cluster"),
     }
     return Answer(data, rows=tuple(data.items()), raw=f"{server.api_address}\n".encode())

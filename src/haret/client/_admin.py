@@ -19,6 +19,7 @@ from rabble_trio import (
     DecodeError,
     ExecutorStatus,
     Metrics,
+    NodeId,
     Pid,
     decode_batch,
 )
@@ -59,8 +60,8 @@ class Admin:
     async def create_namespace(self, name: str, replicas: Iterable[str | Pid]) -> protocol.Namespace:
         """Start a group of replicas, and wait until it has a primary.
 
-        `replicas`: "r1::node1@127.0.0.1:5000", with or without the namespace as its group in front; at least three,
-        all on the node that is asked. Raises `rabble_trio.InvalidId` for what is no pid.
+        `replicas`: "r1::node1@127.0.0.1:5000", with or without the namespace as its group in front; at least three, on
+        members of the cluster. Raises `rabble_trio.InvalidId` for what is no pid.
         """
         pids = tuple(pid if isinstance(pid, Pid) else Pid.parse(pid) for pid in replicas)
         return await self._ask(protocol.CreateNamespace(name, pids), protocol.Namespace)
@@ -91,6 +92,14 @@ class Admin:
     async def cluster_status(self) -> ClusterStatus:
         """Who is in the cluster."""
         return await self._ask(protocol.GetClusterStatus(), ClusterStatus)
+
+    async def join(self, node: str | NodeId) -> None:
+        """Make the node and "name@host:port" one cluster, with all that each belongs to with."""
+        await self._ask(protocol.JoinCluster(node if isinstance(node, NodeId) else NodeId.parse(node)), protocol.Done)
+
+    async def leave(self, node: str | NodeId) -> None:
+        """Remove a member from the cluster, reachable or not; the node that is asked, or another."""
+        await self._ask(protocol.LeaveCluster(node if isinstance(node, NodeId) else NodeId.parse(node)), protocol.Done)
 
     async def executor_status(self) -> ExecutorStatus:
         """What runs on the node."""

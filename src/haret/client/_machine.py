@@ -14,7 +14,9 @@ Rules:
    replicas refuse late copies.
 6. When the session has expired, calls in flight fail: they may or may not have been executed. Calls in the queue go on
    in a new session.
-7. A call that is older than `patience` fails, with what every endpoint answered last.
+7. An endpoint that only says to try again, `MAX_FRUITLESS` times in a row, is left for the next one: its node may be cut
+   off from the others.
+8. A call that is older than `patience` fails, with what every endpoint answered last.
 
 The owner feeds in connections, messages and the time (seconds, any clock that only grows), and after each input takes
 what is in `outgoing` and `finished`.
@@ -59,6 +61,10 @@ LONGEST_PAUSE: Final = 1.0
 
 MAX_REDIRECTS: Final = 3
 """Redirects in a row that are followed without a pause: one is the rule, more mean that the primary moves, or a circle."""
+
+
+MAX_FRUITLESS: Final = 6
+"""Pauses in a row at one endpoint, about a second in all: longer than a failover takes."""
 
 
 class Random(Protocol):
@@ -132,6 +138,7 @@ class Machine:
         self._turn = 0
         self._redirect: str | None = None
         self._redirects = 0  # in a row
+        self._fruitless = 0  # pauses since anything succeeded at this endpoint
         self._resume_at: float | None = None  # paused until then
         self._heard_at = 0.0
         self._next = 1
@@ -164,6 +171,7 @@ class Machine:
         self._endpoint = endpoint
         self._heard_at = now
         self._resume_at = None
+        self._fruitless = 0
         self.broken = None
         self.alarm = True
         self.outgoing = [Hello(API, VERSION)]
@@ -265,6 +273,7 @@ class Machine:
             self.counts["late"] += 1
             return
         self._backoff.reset()
+        self._fruitless = 0
         if call.abandoned:
             self.counts["late"] += 1
         else:
@@ -322,6 +331,9 @@ class Machine:
         if self._resume_at is None:
             self._resume_at = now + self._backoff.pause()
             self.alarm = True
+            self._fruitless += 1
+            if self._fruitless > MAX_FRUITLESS and len(self.endpoints) > 1 and self.broken is None:
+                self.broken = reason
 
     def _on_expired(self, session: int) -> None:
         if session != self.session:

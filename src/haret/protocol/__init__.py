@@ -23,6 +23,8 @@ from .admin import GetExecutorStatus as GetExecutorStatus
 from .admin import GetMetricsOf as GetMetricsOf
 from .admin import GetPrimary as GetPrimary
 from .admin import GetReplica as GetReplica
+from .admin import JoinCluster as JoinCluster
+from .admin import LeaveCluster as LeaveCluster
 from .admin import ListNamespaces as ListNamespaces
 from .admin import Namespace as Namespace
 from .admin import Namespaces as Namespaces

@@ -39,7 +39,7 @@ class CreateNamespace:
     name: str
     """Of the namespace; it becomes the group of its replicas' pids."""
     replicas: tuple[Pid, ...]
-    """At least `MIN_REPLICAS`, with or without the group."""
+    """At least `MIN_REPLICAS`, on members of the cluster, with or without the group."""
 
 
 @message(tag="haret.admin.list_namespaces")
@@ -64,6 +64,9 @@ class Namespace:
     """Of the configuration."""
     view: int
     """The newest that the node has heard of."""
+    rivals: tuple[tuple[Pid, ...], ...] = ()
+    """The replicas of other groups that were created under the same name, on nodes that could not see each other. If there
+    are any, the namespace is not served."""
 
 
 @message(tag="haret.admin.namespaces")
@@ -150,6 +153,22 @@ class GetClusterStatus:
     """Who is in the cluster? Answer: `rabble_trio.ClusterStatus`."""
 
 
+@message(tag="haret.admin.join_cluster")
+class JoinCluster:
+    """Become one cluster with this node, and with all that it belongs to with. Answer: `Done`, once it is so."""
+
+    node: NodeId
+    """A member of the other cluster, or a node of its own."""
+
+
+@message(tag="haret.admin.leave_cluster")
+class LeaveCluster:
+    """Remove a member from the cluster, reachable or not. Answer: `Done`."""
+
+    node: NodeId
+    """The one that is asked, or another."""
+
+
 @message(tag="haret.admin.get_executor_status")
 class GetExecutorStatus:
     """What runs on the node? Answer: `rabble_trio.ExecutorStatus`."""
@@ -171,6 +190,8 @@ AdminRequest = (
     | GetPrimary
     | Crash
     | GetClusterStatus
+    | JoinCluster
+    | LeaveCluster
     | GetExecutorStatus
     | GetMetricsOf
 )

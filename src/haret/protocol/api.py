@@ -98,7 +98,9 @@ class Expired:
 
 @message(tag="haret.api.redirect")
 class Redirect:
-    """To the client, in answer to `Enter`: the namespace's primary is elsewhere."""
+    """To the client, in answer to `Enter` or when it becomes so: the namespace's primary is elsewhere.
+
+    What was submitted here and not answered is worth submitting there."""
 
     address: str
     """"host:port" of the client port of the primary's node."""

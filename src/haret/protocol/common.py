@@ -35,12 +35,12 @@ CLIENT_ID_BYTES: Final = 16
 MIN_REPLICAS: Final = 3
 """Replicas of a namespace: fewer could not lose one and go on (VRR, section 7.1)."""
 
-MAX_REPLICAS: Final = 15
-"""Replicas of a namespace: every write goes to all of them, and seven may fail; more only cost time."""
+MAX_REPLICAS: Final = 9
+"""Replicas of a namespace: every write goes to all of them, and four may fail; more only cost time."""
 
 
-NAMESPACES_PAGE: Final = 64
-"""Namespaces in one answer: with as many replicas, and names as long, as may be, they still fit into a frame."""
+NAMESPACES_PAGE: Final = 32
+"""Namespaces in one answer: with as many replicas, rivals, and names as long, as may be, they still fit into a frame."""
 
 
 @message(tag="haret.hello")
@@ -97,7 +97,7 @@ class NotEnoughReplicas:
 
 @message(tag="haret.unknown_actor")
 class UnknownActor:
-    """Error: no such actor, or replica, runs here."""
+    """Error: no such actor, or replica, runs on its node, or is known there."""
 
     pid: Pid
     """Who was asked for."""

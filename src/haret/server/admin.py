@@ -19,6 +19,8 @@ from haret.protocol import (
     GetMetricsOf,
     GetPrimary,
     GetReplica,
+    JoinCluster,
+    LeaveCluster,
     ListNamespaces,
     Namespaces,
     Primary,
@@ -33,6 +35,7 @@ from rabble_trio import GetClusterStatus as AskClusterStatus
 from rabble_trio import GetExecutorStatus as AskExecutorStatus
 
 from .directory import Directory
+from .gossip import manager_of, operator_of
 from .greeting import GreetedConnection
 
 
@@ -41,10 +44,9 @@ class AdminConnection(GreetedConnection):
 
     protocol = ADMIN
 
-    def __init__(self, node: NodeId, directory: Directory, manager: Pid, settings: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, node: NodeId, directory: Directory, settings: tuple[tuple[str, str], ...]) -> None:
         super().__init__(node)
         self._directory = directory
-        self._manager = manager
         self._settings = settings
 
     def handle(self, message: Any, output: ConnectionOutput) -> None:
@@ -72,11 +74,13 @@ class AdminConnection(GreetedConnection):
                     return UnknownActor(pid)
                 output.request(pid, vr.GetReplicaState(), number)
             case CreateNamespace():
-                output.request(self._manager, request, number)
+                output.request(manager_of(self.node), request, number)
             case Crash(pid=pid):
                 if self._directory.entry_of(pid) is None:
                     return UnknownActor(pid)
-                output.request(self._manager, request, number)
+                output.request(manager_of(pid.node), request, number)
+            case JoinCluster() | LeaveCluster():
+                output.request(operator_of(self.node), request, number)
             case GetClusterStatus():
                 output.request(Pid("cluster_server", self.node, "rabble"), AskClusterStatus(), number)
             case GetExecutorStatus():

@@ -6,6 +6,7 @@ Rules:
 2. An operation is decoded and checked before it is sent to the primary, for what reaches a log can't be refused any more.
 3. Every `Enter` and `Submit` is answered. When the primary is unknown, down, replaced, full or silent, the answer is
    `Retry`, at once; and `Ready` follows as soon as a primary is known again.
+4. A client whose primary is on another node is redirected there: in answer to `Enter`, or as soon as it is so.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from haret.protocol import (
     Leave,
     NamespaceNames,
     Ready,
+    Redirect,
     Result,
     Retry,
     Submit,
@@ -48,7 +50,8 @@ class ApiConnection(GreetedConnection):
         self._directory = directory
         self._entry: Entry | None = None
         self._session = 0
-        self._primary: Pid | None = None
+        self._primary: Pid | None = None  # if it is on this node
+        self._sent_to: Pid | None = None  # the primary on another node that the client was told of last
 
     def handle(self, message: Any, output: ConnectionOutput) -> None:
         """The client sent a message."""
@@ -82,15 +85,41 @@ class ApiConnection(GreetedConnection):
             output.reply(UnknownNamespace(enter.namespace))
             return
         self._entry = entry
-        self._primary = entry.primary
+        self._sent_to = None
+        self._look_up(entry)
+        if self._redirected(entry, output):
+            return
         self._session = enter.session
         if enter.session:
             # Whether it still exists, the replicas know; they say so in answer to the first request.
             output.reply(Entered(enter.session))
         elif self._primary is None:
-            output.reply(Retry(_ENTER, f"{entry.name} has no primary at the moment"))
+            output.reply(Retry(_ENTER, self._trouble(entry)))
         else:
             output.request(self._primary, vr.OpenSession(enter.client), _ENTER)
+
+    def _look_up(self, entry: Entry) -> None:
+        primary = entry.primary
+        self._primary = primary if primary is not None and primary.node == self.node else None
+
+    def _redirected(self, entry: Entry, output: ConnectionOutput) -> bool:
+        """Tell the client once where the primary is, if it is on another node; tells whether it is there."""
+        primary = entry.primary
+        if primary is None or primary.node == self.node:
+            return False
+        address = self._directory.addresses.get(primary.node)
+        if address is None:
+            return False
+        if self._sent_to != primary:
+            self._sent_to = primary
+            output.reply(Redirect(address))
+        return True
+
+    def _trouble(self, entry: Entry) -> str:
+        primary = entry.primary
+        if primary is None or primary.node == self.node:
+            return entry.trouble()
+        return f"{primary} leads, and its node has not told yet where clients find it"
 
     def _on_leave(self, output: ConnectionOutput) -> None:
         if self._session and self._primary is not None:
@@ -111,7 +140,8 @@ class ApiConnection(GreetedConnection):
         elif type(admitted) is Refusal:
             self._reply_refusal(number, admitted.encoded, output)
         elif self._primary is None:
-            output.reply(Retry(number, f"{self._entry.name} has no primary at the moment"))
+            self._redirected(self._entry, output)
+            output.reply(Retry(number, self._trouble(self._entry)))
         else:
             output.request(self._primary, vr.Request(session, number, submit.lowest, operation), number)
 
@@ -153,8 +183,10 @@ class ApiConnection(GreetedConnection):
         """Some namespace has another primary, or none."""
         if self._entry is None or type(message) is not PrimaryChanged or message.namespace != self._entry.name:
             return
-        self._primary = self._entry.primary
+        self._look_up(self._entry)
         for context in output.forget_requests():
             output.reply(Retry(context, f"the primary of {message.namespace} changed"))
         if self._primary is not None:
             output.reply(Ready())
+        else:
+            self._redirected(self._entry, output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
 from haret.protocol import ADMIN, API, MAX_IN_FLIGHT
 from rabble_trio import ConnectionHandler, Node, NodeId, Pid, RequestLimits, Supervisor, WebsocketService, open_node
@@ -12,7 +13,11 @@ from .admin import AdminConnection
 from .api import ApiConnection
 from .config import ServerConfig
 from .directory import Directory
+from .gossip import manager_of, operator_of
+from .groups import LocalGroups
 from .namespaces import NamespaceManager
+from .operator import Operator
+from .store import Store
 
 
 class Server:
@@ -32,28 +37,57 @@ class Server:
         return f"<Server {self.node.id}, clients {self.api_address}, admin {self.admin_address}>"
 
 
+ADMIN_PATIENCE: Final = 12.0
+"""Seconds that an operator waits for an answer: to create a namespace, or to join a cluster, may take most of it."""
+
+
 @asynccontextmanager
 async def open_server(config: ServerConfig) -> AsyncIterator[Server]:
     """Run a server for the length of an `async with`; at its end, everything is stopped in order.
 
-    Raises `rabble_trio.ListenFailed` if a port is taken, and `rabble_trio.ChildFailed` if a part of the server keeps
-    failing.
+    Raises `ConfigError` if a file that the configuration names can't be used, `rabble_trio.ListenFailed` if a port is taken,
+    `rabble_trio.RecordError` for what is wrong with the data directory, and `rabble_trio.ChildFailed` if a part of the
+    server keeps failing.
     """
-    async with open_node(config.node, insecure=config.insecure, supervisor=Supervisor(intensity=10, period=10)) as node:
-        directory = Directory()
-        manager = node.pid("namespaces", "haret")
+    store = Store(config.data_dir)
+    directory = Directory()
+    directory.learn(await store.load())
+    async with open_node(
+        config.node,
+        cluster=config.cluster_name,
+        secret=config.secret(),
+        tls=config.tls_contexts(),
+        insecure=config.insecure,
+        data_dir=config.data_dir,
+        supervisor=Supervisor(intensity=10, period=10),
+    ) as node:
+        groups = LocalGroups(node, config.vr_settings())
+        for entry in directory:
+            await groups.settle(entry, fresh=False)
         api = _Port(config.api_host, API, node.pid("api", "haret"), config.timeouts.request)
-        admin = _Port(config.admin_host, ADMIN, node.pid("admin", "haret"), config.timeouts.request)
-        settings = config.vr_settings()
+        admin = _Port(config.admin_host, ADMIN, node.pid("admin", "haret"), ADMIN_PATIENCE)
+        # The manager tells other nodes where clients find this one, so the client port comes first.
+        await api.open(node, lambda: ApiConnection(node.id, directory))
+        directory.addresses[node.id] = _advertised(api.address, node.id)
+        manager = manager_of(node.id)
         await node.spawn(
-            "namespaces",
-            lambda: NamespaceManager(node, directory, settings, (api.pid,)),
-            group="haret",
+            manager.name,
+            lambda: NamespaceManager(node, directory, groups, store, (api.pid,)),
+            group=manager.group,
             restart="permanent",
         )
-        await api.open(node, lambda: ApiConnection(node.id, directory))
-        await admin.open(node, lambda: AdminConnection(node.id, directory, manager, config.settings()))
+        operator = operator_of(node.id)
+        await node.spawn(operator.name, lambda: Operator(node), group=operator.group, restart="permanent")
+        await admin.open(node, lambda: AdminConnection(node.id, directory, config.settings()))
         yield Server(config, node, api.address, admin.address)
+
+
+def _advertised(address: str, node: NodeId) -> str:
+    """Where clients elsewhere find a port: one that listens on all addresses is at that of the node."""
+    listening = NodeId("port", address)
+    if listening.host not in {"0.0.0.0", "::"}:
+        return address
+    return f"{node.addr.rpartition(':')[0]}:{listening.port}"
 
 
 class _Port:

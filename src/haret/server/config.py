@@ -5,9 +5,16 @@ cluster_host = "127.0.0.1:5000"     # other nodes; with the name it is the node'
 admin_host = "127.0.0.1:5001"       # haret admin
 api_host = "127.0.0.1:5002"         # clients
 
-# optional
-data_dir = "/var/lib/haret"
-insecure = false                    # true: listen beyond this machine, though nothing is encrypted
+# optional; paths are relative to the directory of the file
+data_dir = "/var/lib/haret"         # who belongs to the cluster, and which namespaces there are: kept over restarts
+cluster_name = "haret"              # nodes join only those of the same cluster name
+secret_file = "cluster.secret"      # at least 16 random bytes, the same on all nodes, readable by their owner alone
+insecure = false                    # true: listen beyond this machine, though not all is encrypted and authenticated
+
+[tls]                               # for links between nodes; PEM files
+certificate = "node1.pem"           # with the node's name among its DNS names
+key = "node1.key"
+authority = "authority.pem"         # who signed the certificates of all nodes
 
 [timeouts]                          # in seconds
 request = 5.0
@@ -20,8 +27,11 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
+import ssl
+import stat
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +39,7 @@ from typing import Any, Final
 from haret.errors import ConfigError
 from haret.protocol import SILENCE
 from haret.vr import Settings
-from rabble_trio import InvalidId, NodeId
+from rabble_trio import InvalidId, NodeId, cluster_tls
 
 MAX_OPERATION: Final = 832 * 1024
 """Bytes of an encoded operation: the most that `haret.vertree` admits, and its tags and lengths, below a frame."""
@@ -37,6 +47,22 @@ MAX_OPERATION: Final = 832 * 1024
 
 MAX_REQUEST_TIMEOUT: Final = 0.75 * SILENCE
 """Seconds. The clock of the websocket service may be a quarter late."""
+
+
+SECRET_BYTES: Final = (16, 1024)
+"""Of a cluster secret, at least and at most: fewer can be guessed, and more is another file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files in PEM format, for the links between nodes; see `rabble_trio.cluster_tls`."""
+
+    certificate: str
+    """This node's certificate, with the node's name among its DNS names."""
+    key: str
+    """Its private key."""
+    authority: str
+    """The certificate of whoever signs the certificates of all nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +92,16 @@ class ServerConfig:
     api_host: str
     """"host:port" for clients."""
     data_dir: str | None = None
-    """A directory for what outlives the process. Nothing is written there yet: all state is in memory."""
+    """A directory of this node's own, in which it keeps who belongs to its cluster and which namespaces there are, to find
+    both again after a restart. The trees themselves are in memory."""
+    cluster_name: str = "haret"
+    """Nodes join only those of the same cluster name."""
+    secret_file: str | None = None
+    """A file with at least 16 random bytes, the same on all nodes of the cluster: links prove that both sides know it."""
     insecure: bool = False
-    """Listen beyond this machine although nothing is encrypted or authenticated."""
+    """Listen beyond this machine although not everything is encrypted and authenticated."""
+    tls: Tls | None = None
+    """What encrypts the links between nodes."""
     timeouts: Timeouts = field(default_factory=Timeouts)
     """See `Timeouts`."""
 
@@ -76,11 +109,7 @@ class ServerConfig:
         for key in ("cluster_host", "admin_host", "api_host"):
             host = _check_address(key, self.node_name, getattr(self, key)).host
             if not self.insecure and not _is_loopback(host):
-                raise ConfigError(
-                    key,
-                    f"{getattr(self, key)} can be reached from beyond this machine, and nothing is encrypted or "
-                    "authenticated: use 127.0.0.1, or set insecure = true if the network is yours alone",
-                )
+                self._check_exposed(key)
         addresses = [self.cluster_host, self.admin_host, self.api_host]
         for key, address in (("admin_host", self.admin_host), ("api_host", self.api_host)):
             if not address.endswith(":0") and addresses.count(address) > 1:
@@ -95,6 +124,53 @@ class ServerConfig:
                 f"must be at most {MAX_REQUEST_TIMEOUT:g}: a client that hears nothing for {SILENCE:g} s connects anew",
             )
         self.vr_settings()
+
+    def _check_exposed(self, key: str) -> None:
+        """Something beyond this machine can reach one of the ports."""
+        if key != "cluster_host":
+            raise ConfigError(
+                key,
+                f"{getattr(self, key)} can be reached from beyond this machine, and clients are neither encrypted nor "
+                "authenticated: use 127.0.0.1, or set insecure = true if the network is yours alone",
+            )
+        if self.tls is None or self.secret_file is None:
+            raise ConfigError(
+                key,
+                f"{self.cluster_host} can be reached from beyond this machine: set secret_file and [tls], use 127.0.0.1, or "
+                "set insecure = true if the network is yours alone",
+            )
+
+    def security(self) -> str:
+        """In words: who can reach the node, and how links and clients are protected."""
+        exposed = [key for key in ("cluster_host", "admin_host", "api_host") if not _is_loopback(self._host_of(key))]
+        links = "links " + (
+            "encrypted and authenticated"
+            if self.tls is not None
+            else "authenticated by the secret"
+            if self.secret_file is not None
+            else "neither encrypted nor authenticated"
+        )
+        rest = f"{links}; clients neither encrypted nor authenticated"
+        if not exposed:
+            return f"this machine alone; {rest}"
+        insecure = "INSECURE: " if set(exposed) != {"cluster_host"} or self.tls is None else ""
+        return f"{insecure}beyond this machine: {', '.join(exposed)}; {rest}"
+
+    def _host_of(self, key: str) -> str:
+        return NodeId(self.node_name, getattr(self, key)).host
+
+    def secret(self) -> bytes | None:
+        """The content of `secret_file`, without white space around it. Raises `ConfigError`."""
+        return None if self.secret_file is None else _read_secret(Path(self.secret_file))
+
+    def tls_contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext] | None:
+        """What `rabble_trio.open_node` takes. Raises `ConfigError`."""
+        if self.tls is None:
+            return None
+        try:
+            return cluster_tls(self.tls.certificate, self.tls.key, self.tls.authority)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError("tls", f"the files can't be used: {error}") from None
 
     @property
     def node(self) -> NodeId:
@@ -116,13 +192,14 @@ class ServerConfig:
 
     def settings(self) -> tuple[tuple[str, str], ...]:
         """Names and values as text, defaults included."""
-        plain = [(one.name, getattr(self, one.name)) for one in fields(self) if one.name != "timeouts"]
+        plain = [(one.name, getattr(self, one.name)) for one in fields(self) if one.name not in _TABLES]
+        files = [(f"tls.{one.name}", getattr(self.tls, one.name, None)) for one in fields(Tls)]
         times = [(f"timeouts.{one.name}", getattr(self.timeouts, one.name)) for one in fields(self.timeouts)]
-        return tuple((name, _shown(value)) for name, value in (*plain, *times))
+        return tuple((name, _shown(value)) for name, value in (*plain, *files, *times))
 
 
 def load_config(path: str | PathLike[str]) -> ServerConfig:
-    """Read a configuration file. Raises `ConfigError`."""
+    """Read a configuration file; paths in it are relative to its directory. Raises `ConfigError`."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -131,20 +208,33 @@ def load_config(path: str | PathLike[str]) -> ServerConfig:
         text = data.decode()
     except UnicodeDecodeError:
         raise ConfigError("", f"{path} is not UTF-8 text") from None
-    return parse_config(text)
+    config = parse_config(text)
+    base = Path(path).parent
+
+    def found(name: str | None) -> str | None:
+        return None if name is None else str(base / name)
+
+    tls = config.tls and Tls(*(str(base / getattr(config.tls, one.name)) for one in fields(Tls)))
+    return replace(config, data_dir=found(config.data_dir), secret_file=found(config.secret_file), tls=tls)
 
 
 def parse_config(text: str) -> ServerConfig:
-    """Read the text of a configuration file. Raises `ConfigError`."""
+    """Read the text of a configuration file, with paths as they stand there. Raises `ConfigError`."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("", f"not valid TOML: {error}") from None
-    timeouts = table.pop("timeouts", {})
-    if not isinstance(timeouts, dict):
-        raise ConfigError("timeouts", "is a table: write [timeouts] on a line of its own, and the times below it")
-    times = _check_table(Timeouts, timeouts, "timeouts.")
-    return ServerConfig(**_check_table(ServerConfig, table, ""), timeouts=Timeouts(**times))
+    times = _check_table(Timeouts, _take_table(table, "timeouts") or {}, "timeouts.")
+    files = _take_table(table, "tls")
+    tls = None if files is None else Tls(**_check_table(Tls, files, "tls."))
+    return ServerConfig(**_check_table(ServerConfig, table, ""), timeouts=Timeouts(**times), tls=tls)
+
+
+def _take_table(table: dict[str, Any], name: str) -> dict[str, Any] | None:
+    inner = table.pop(name, None)
+    if inner is not None and not isinstance(inner, dict):
+        raise ConfigError(name, f"is a table: write [{name}] on a line of its own, and its settings below it")
+    return inner
 
 
 _KINDS: Final[dict[str, tuple[type[Any], ...]]] = {
@@ -155,8 +245,16 @@ _KINDS: Final[dict[str, tuple[type[Any], ...]]] = {
 }
 
 
+_TABLES: Final = frozenset({"timeouts", "tls"})
+
+_REQUIRED: Final[dict[str, tuple[str, ...]]] = {
+    "ServerConfig": ("node_name", "cluster_host", "admin_host", "api_host"),
+    "Tls": ("certificate", "key", "authority"),
+}
+
+
 def _check_table(cls: Any, table: dict[str, Any], prefix: str) -> dict[str, Any]:
-    known = {one.name: str(one.type) for one in fields(cls) if one.name != "timeouts"}
+    known = {one.name: str(one.type) for one in fields(cls) if one.name not in _TABLES}
     for key, value in table.items():
         if key not in known:
             raise ConfigError(
@@ -165,11 +263,27 @@ def _check_table(cls: Any, table: dict[str, Any], prefix: str) -> dict[str, Any]
         kinds = _KINDS[known[key]]
         if type(value) not in kinds:
             raise ConfigError(prefix + key, f"must be {_kind_name(kinds[0])}, not {value!r}")
-    required = ("node_name", "cluster_host", "admin_host", "api_host") if cls is ServerConfig else ()
-    for key in required:
+    for key in _REQUIRED.get(cls.__name__, ()):
         if key not in table:
-            raise ConfigError(key, "is missing")
+            raise ConfigError(prefix + key, "is missing")
     return table
+
+
+def _read_secret(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise ConfigError("secret_file", f"{path} can be read by others: chmod 600 {path}")
+            secret = file.read(SECRET_BYTES[1] + 1).strip()
+    except OSError as error:
+        raise ConfigError("secret_file", f"can't read {path}: {error.strerror}") from None
+    if not SECRET_BYTES[0] <= len(secret) <= SECRET_BYTES[1]:
+        raise ConfigError(
+            "secret_file",
+            f"{path} must hold {SECRET_BYTES[0]} to {SECRET_BYTES[1]} bytes, not {len(secret)}: for example, "
+            "`openssl rand -hex 32` prints 64 good ones",
+        )
+    return secret
 
 
 def _kind_name(kind: type[Any]) -> str:

@@ -1,29 +1,30 @@
-"""Which namespaces a node knows, and who leads them. Pure.
+"""Which namespaces a node knows, who leads them, and where clients find the other nodes. Pure.
 
 Rules:
 
-1. A primary is known by what replicas say when they become normal in a view. A later (epoch, view) replaces an earlier one.
-2. When the primary is down there is none, until a replica speaks of a later view.
-3. Whatever changes is told to the followers as `PrimaryChanged`.
+1. A primary is known by what replicas say when they become normal in a view. A later (epoch, view) replaces an earlier one,
+   whoever tells of it: the replica, or a node that heard it.
+2. When the primary is down, or can't be reached, there is none, until somebody speaks of a later view; or until the
+   primary's own node, which knows best, says that it leads the same view still.
+3. A namespace with rivals (see `haret.server.registry`) has no primary.
+4. Whatever changes is told to the followers as `PrimaryChanged`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from haret import protocol
 from rabble_trio import InvalidId, NodeId, Pid, message
 
-MAX_NAMESPACES = 1000
-"""On one node: each has at least three actors with timers, and a list of all names must fit into a frame."""
-
-SUPERVISOR = "supervisor"
-"""The name, in the group, of the actor that starts its replicas; no replica may be called so."""
+from .gossip import Leader, fingerprint
+from .grants import Grants
+from .registry import MAX_NAMESPACES, SUPERVISOR, Group, Registry, Rivals
 
 
 @message(tag="haret.server.primary_changed")
 class PrimaryChanged:
-    """To the servers of both ports, after the directory has changed."""
+    """To the server of the client port, after the directory has changed."""
 
     namespace: str
     """The namespace's name."""
@@ -34,24 +35,45 @@ class PrimaryChanged:
 class Entry:
     """One namespace."""
 
-    __slots__ = ("epoch", "name", "primary", "replicas", "view")
+    __slots__ = ("epoch", "name", "primary", "rivals", "view")
 
-    def __init__(self, name: str, replicas: tuple[Pid, ...]) -> None:
+    def __init__(self, name: str, rivals: Rivals) -> None:
         self.name = name
-        self.replicas = replicas
+        self.rivals = rivals
         self.primary: Pid | None = None
         self.epoch = 0
         self.view = -1  # nothing heard yet
 
+    @property
+    def group(self) -> Group | None:
+        """The one that counts; None if there are rivals."""
+        return self.rivals[0] if len(self.rivals) == 1 else None
+
     def describe(self) -> protocol.Namespace:
         """As the admin port shows it."""
-        return protocol.Namespace(self.name, self.replicas, self.primary, self.epoch, max(0, self.view))
+        first, *others = (group.replicas for group in self.rivals)
+        return protocol.Namespace(self.name, first, self.primary, self.epoch, max(0, self.view), tuple(others))
+
+    def trouble(self) -> str:
+        """Why there is no primary."""
+        if len(self.rivals) > 1:
+            return (
+                f"{self.name} was created {len(self.rivals)} times, on nodes that could not see each other, so nobody is "
+                "served: `vr namespaces` shows its replicas"
+            )
+        return f"{self.name} has no primary at the moment"
 
 
 class Directory:
-    """The namespaces of a node. The namespace manager changes it; the connections look things up in it."""
+    """The namespaces that a node knows. The namespace manager changes it; the connections look things up in it.
+
+    It outlives incarnations of the manager. `addresses`: of the client ports of the nodes that can be reached.
+    """
 
     def __init__(self) -> None:
+        self.registry = Registry()
+        self.grants = Grants(self.registry)
+        self.addresses: dict[NodeId, str] = {}
         self._entries: dict[str, Entry] = {}
 
     def __iter__(self) -> Iterator[Entry]:
@@ -64,59 +86,108 @@ class Directory:
     def entry_of(self, replica: Pid) -> Entry | None:
         """The namespace that a pid is a replica of."""
         entry = self._entries.get(replica.group or "")
-        return entry if entry is not None and replica in entry.replicas else None
+        return entry if entry is not None and any(replica in group.replicas for group in entry.rivals) else None
 
-    def add(self, name: str, replicas: tuple[Pid, ...]) -> Entry:
-        """A namespace was planned; see `plan`."""
-        entry = self._entries[name] = Entry(name, replicas)
-        return entry
+    # ------------------------------------------------------------------ groups
 
-    def remove(self, name: str) -> None:
-        """A namespace could not be started after all."""
-        self._entries.pop(name, None)
+    def learn(self, groups: Iterable[Group]) -> list[str]:
+        """Take in what somebody knows; returns the names under which something changed."""
+        changed = self.registry.learn(groups)
+        for name in changed:
+            rivals = self.registry.get(name)
+            entry = self._entries.setdefault(name, Entry(name, rivals))
+            entry.rivals = rivals
+            if entry.primary is not None and (entry.group is None or entry.primary not in entry.group.replicas):
+                entry.primary = None
+        return list(changed)
+
+    def forget(self, group: Group) -> None:
+        """It could not be started after all, and nobody else has heard of it."""
+        self.registry.forget(group)
+        rivals = self.registry.get(group.name)
+        if rivals:
+            self._entries[group.name].rivals = rivals
+        else:
+            self._entries.pop(group.name, None)
 
     def plan(
-        self, request: protocol.CreateNamespace, node: NodeId
-    ) -> tuple[Pid, ...] | protocol.NamespaceExists | protocol.NotEnoughReplicas | protocol.BadRequest:
-        """The pids, sorted, of the replicas that a new namespace gets, or why it can't be."""
+        self, request: protocol.CreateNamespace, creation: bytes, members: Collection[NodeId]
+    ) -> Group | protocol.NamespaceExists | protocol.NotEnoughReplicas | protocol.BadRequest:
+        """The group that a new namespace gets, or why it can't be. `members`: of the cluster."""
         name = request.name
         try:
-            replicas = sorted({Pid(pid.name, pid.node, name) for pid in request.replicas})
+            replicas = tuple(sorted({Pid(pid.name, pid.node, name) for pid in request.replicas}))
         except InvalidId as error:
             return protocol.BadRequest(f"{error} (of the namespace)")
         if name in self._entries:
             return protocol.NamespaceExists(name)
         if len(self._entries) >= MAX_NAMESPACES:
-            return protocol.BadRequest(f"a node has at most {MAX_NAMESPACES} namespaces")
+            return protocol.BadRequest(f"a cluster has at most {MAX_NAMESPACES} namespaces")
         for pid in request.replicas:
             if pid.group not in {None, name}:
                 return protocol.BadRequest(f"{pid} names another group: write {pid.name}::{pid.node}")
-            if pid.node != node:
-                return protocol.BadRequest(
-                    f"{pid} is on another node: this node, {node}, can start only replicas on itself"
-                )
             if pid.name == SUPERVISOR:
                 return protocol.BadRequest(f"{pid}: the name {SUPERVISOR!r} is taken, choose another")
+        strangers = sorted({pid.node for pid in replicas} - set(members))
+        if strangers:
+            return protocol.BadRequest(
+                f"{', '.join(map(str, strangers))}: not a member of this cluster, which is {', '.join(map(str, members))}; "
+                f"`cluster join {strangers[0]}` makes it one"
+            )
         if len(replicas) != len(request.replicas):
             return protocol.BadRequest("a replica is named twice")
         if len(replicas) < protocol.MIN_REPLICAS:
             return protocol.NotEnoughReplicas(len(replicas), protocol.MIN_REPLICAS)
         if len(replicas) > protocol.MAX_REPLICAS:
             return protocol.BadRequest(f"a namespace has at most {protocol.MAX_REPLICAS} replicas, not {len(replicas)}")
-        return tuple(replicas)
+        return Group(name, creation, 0, replicas)
 
-    def view_changed(self, replica: Pid, epoch: int, view: int, primary: Pid) -> PrimaryChanged | None:
-        """A replica became normal in a view. Returns what is new, if anything is."""
+    # --------------------------------------------------------------- primaries
+
+    def view_changed(self, replica: Pid, epoch: int, view: int, primary: Pid) -> Leader | None:
+        """A replica of this node became normal in a view. Returns what all should hear, if it is new or from the primary.
+
+        Others may have told of the view before its primary was there, and it was taken for down.
+        """
         entry = self.entry_of(replica)
-        if entry is None or (epoch, view) <= (entry.epoch, entry.view):
+        if entry is None or entry.group is None:
             return None
-        entry.epoch, entry.view, entry.primary = epoch, view, primary
-        return PrimaryChanged(entry.name, primary)
+        leader = Leader(entry.group.creation, entry.name, epoch, view, primary)
+        new = self.heard(leader, replica.node)
+        return leader if new or (replica == primary == entry.primary) else None
+
+    def heard(self, leader: Leader, node: NodeId) -> bool:
+        """A node told who leads; tells whether that is new."""
+        entry = self._entries.get(leader.name)
+        group = None if entry is None else entry.group
+        if entry is None or group is None or (group.creation, group.epoch) != (leader.creation, leader.epoch):
+            return False
+        if leader.primary not in group.replicas:
+            return False
+        same = (leader.epoch, leader.view) == (entry.epoch, entry.view)
+        again = same and entry.primary is None and leader.primary.node == node
+        if not again and (leader.epoch, leader.view) <= (entry.epoch, entry.view):
+            return False
+        entry.epoch, entry.view, entry.primary = leader.epoch, leader.view, leader.primary
+        return True
 
     def replica_down(self, replica: Pid) -> PrimaryChanged | None:
-        """A replica ended. Returns what is new, if anything is."""
+        """A replica ended, or its node was lost. Returns what is new, if anything is."""
         entry = self.entry_of(replica)
         if entry is None or entry.primary != replica:
             return None
         entry.primary = None
         return PrimaryChanged(entry.name, None)
+
+    def leaders(self) -> list[Leader]:
+        """All primaries that are known, by namespace."""
+        return [
+            Leader(entry.group.creation, entry.name, entry.epoch, entry.view, entry.primary)
+            for entry in self
+            if entry.group is not None and entry.primary is not None
+        ]
+
+    def fingerprint(self) -> bytes:
+        """Equal on nodes that know the same groups and views."""
+        views = ((entry.name, entry.epoch, entry.view) for entry in self if entry.group is not None)
+        return fingerprint(self.registry.digest(), views)

@@ -1,152 +1,345 @@
-"""The namespace manager: the service that starts groups of replicas and follows who leads them.
+"""The namespace manager: the service that creates namespaces, spreads them over the cluster, and follows who leads them.
 
-Each group is a supervision tree of its own, outside of the node's: a group whose replicas crash too often ends, and no
-other group notices. A replica that is restarted has lost its memory, and says so to itself (`fresh=False`): it must not
-vote on what it no longer knows.
+Rules:
+
+1. A namespace is created in two steps, so that a replica is started fresh once at most, and two creations of one name can't
+   share a node: all nodes of the group reserve it, and then start their replicas (`haret.server.grants`).
+2. What one manager knows, all learn: news goes to every node at once. After a link came up, and every `COMPARE` seconds,
+   nodes compare what they know, so that lost news is late and not missing.
+3. Replicas tell their own manager when they become normal in a view; it tells the others. Each manager watches the
+   primaries that it knows.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from random import Random
+import secrets
+from collections.abc import Iterable
 from typing import Any, Final
 
 import trio
 
-from haret import vr
-from haret.backend import Backend
-from haret.protocol import BadRequest, Crash, CreateNamespace, Done, Unanswered, UnknownActor
+from haret.protocol import (
+    BadRequest,
+    Crash,
+    CreateNamespace,
+    Done,
+    Namespace,
+    NamespaceExists,
+    Unanswered,
+    UnknownActor,
+)
 from haret.vr.messages import ViewChanged
 from rabble_trio import (
     ActorDown,
-    ChildSpec,
     CorrelationId,
     Down,
     Envelope,
     GetMetrics,
     Mailbox,
     Metrics,
+    MonitorNodes,
     Node,
+    NodeDown,
+    NodeId,
+    NodeUp,
     Pid,
     Service,
-    Supervisor,
 )
 
-from .directory import SUPERVISOR, Directory, Entry, PrimaryChanged
+from .directory import Directory, PrimaryChanged
+from .gossip import NEWS_PAGE, Granted, Here, Leader, News, Release, Reserve, Start, Started, manager_of
+from .groups import LocalGroups
+from .registry import CREATION_BYTES, Group, problem_with
+from .store import Store
 
 logger = logging.getLogger("haret.namespaces")
+
+RESERVING: Final = 1.5
+"""Seconds that a node has to say whether a namespace may be created: one that is well takes a millisecond."""
+
+STARTING: Final = 3.0
+"""Seconds that a node has to start its replicas of a new namespace and to write down that there is one."""
 
 FIRST_PRIMARY: Final = 3.0
 """Seconds that a new group has to find its first primary before its creator is told that it has none yet."""
 
-CRASHES: Final = 10
-"""Crashes of the replicas of one group within `CRASH_PERIOD` after which it ends: that is a defect, and not chance."""
-
-CRASH_PERIOD: Final = 10.0
-"""Seconds."""
+COMPARE: Final = 2.0
+"""Seconds between comparisons of what two nodes know: the most that a lost piece of news is late."""
 
 
 class NamespaceManager(Service):
-    """See the module. `followers` are the actors that hear of `PrimaryChanged`."""
+    """See the module. `followers` are the actors on this node that hear of `PrimaryChanged`."""
 
-    def __init__(self, node: Node, directory: Directory, settings: vr.Settings, followers: tuple[Pid, ...]) -> None:
+    def __init__(
+        self, node: Node, directory: Directory, groups: LocalGroups, store: Store, followers: tuple[Pid, ...]
+    ) -> None:
         self._node = node
         self._directory = directory
-        self._settings = settings
+        self._groups = groups
+        self._store = store
         self._followers = followers
-        self._random = Random()
-        self._mailbox: Mailbox
+        self._reachable: set[NodeId] = set()
+        self._more_reachable = trio.Event()
+        self._settling = trio.Lock()
         self._have_primary: dict[str, trio.Event] = {}
+        self._mailbox: Mailbox
+        self._nursery: trio.Nursery
 
     async def init(self, mailbox: Mailbox) -> None:
-        """Take up what an earlier incarnation left."""
+        """Take up what an earlier incarnation left, or the disk kept."""
         self._mailbox = mailbox
         for entry in self._directory:
             if entry.primary is not None:
                 mailbox.monitor(entry.primary)
+        mailbox.send_nowait(Pid("cluster_server", self._node.id, "rabble"), MonitorNodes())
 
     async def run(self, mailbox: Mailbox) -> None:
-        """Handle requests of the admin port, and news from the replicas."""
+        """Handle requests, and news from replicas and other nodes. What takes time runs beside it."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._take_up, [entry.name for entry in self._directory])
+            nursery.start_soon(self._compare)
             async for envelope in mailbox:
-                match envelope.message:
-                    case CreateNamespace():
-                        # Waiting for a first primary must not keep us from hearing of it.
-                        nursery.start_soon(self._create, envelope.message, envelope)
-                    case Crash(pid=pid):
-                        self._reply(envelope, self._crash(pid))
-                    case ViewChanged(pid=pid, epoch=epoch, view=view, primary=primary):
-                        self._publish(self._directory.view_changed(pid, epoch, view, primary))
-                    case Down(pid=pid):
-                        self._publish(self._directory.replica_down(pid))
-                    case GetMetrics():
-                        self._reply(envelope, self._metrics())
-                    case _:
-                        logger.warning("%s: unexpected %s", mailbox.pid, type(envelope.message).__name__)
+                self._handle(envelope)
             nursery.cancel_scope.cancel()
 
+    def _handle(self, envelope: Envelope) -> None:
+        sender = envelope.sender
+        match envelope.message:
+            case CreateNamespace() as request:
+                self._nursery.start_soon(self._create, request, envelope)
+            case Reserve(group=group):
+                self._reply(envelope, self._reserve(group, sender.node))
+            case Start(group=group):
+                self._nursery.start_soon(self._start, group, envelope)
+            case Release(group=group):
+                self._directory.grants.release(group)
+            case News(groups=groups, leaders=leaders):
+                self._on_news(groups, leaders, sender.node)
+            case Here() as here:
+                self._on_here(here, sender)
+            case Crash(pid=pid):
+                self._reply(envelope, self._crash(pid))
+            case ViewChanged(pid=pid, epoch=epoch, view=view, primary=primary):
+                leader = self._directory.view_changed(pid, epoch, view, primary)
+                if leader is not None:
+                    self._follow(leader)
+                    self._spread(News(self._directory.registry.get(leader.name), (leader,)))
+            case Down(pid=pid):
+                self._publish(self._directory.replica_down(pid))
+            case NodeUp(node=node):
+                self._reachable.add(node)
+                self._more_reachable.set()
+                self._more_reachable = trio.Event()
+                self._send(manager_of(node), self._here(first=True))
+            case NodeDown(node=node):
+                self._reachable.discard(node)
+                self._directory.addresses.pop(node, None)
+                self._take_up_soon(self._directory.grants.node_lost(node))
+            case GetMetrics():
+                self._reply(envelope, self._metrics())
+            case _:
+                logger.warning("%s: unexpected %s", self._mailbox.pid, type(envelope.message).__name__)
+
     def _metrics(self) -> Metrics:
-        primaries = [entry.primary for entry in self._directory]
+        entries = list(self._directory)
         return Metrics(
             {},
-            {"namespaces": float(len(primaries)), "namespaces without a primary": float(primaries.count(None))},
+            {
+                "namespaces": float(len(entries)),
+                "namespaces without a primary": float(sum(entry.primary is None for entry in entries)),
+                "namespaces with rivals": float(sum(entry.group is None for entry in entries)),
+                "other nodes": float(len(self._reachable)),
+            },
         )
 
-    # ------------------------------------------------------------------ groups
+    # ---------------------------------------------------------------- creating
 
     async def _create(self, request: CreateNamespace, envelope: Envelope) -> None:
-        replicas = self._directory.plan(request, self._node.id)
-        if not isinstance(replicas, tuple):
-            self._reply(envelope, replicas)
-            return
-        entry = self._directory.add(request.name, replicas)
-        have_primary = self._have_primary[entry.name] = trio.Event()
-        try:
-            await self._start(entry)
-        except trio.Cancelled:  # the manager ends; the next one must not believe in half a group
-            self._directory.remove(entry.name)
-            raise
-        except Exception as error:
-            logger.exception("the namespace %s could not be started", entry.name)
-            self._directory.remove(entry.name)
-            self._reply(envelope, BadRequest(f"{entry.name} could not be started: {error}"))
-            return
+        planned = self._directory.plan(request, secrets.token_bytes(CREATION_BYTES), self._node.members)
+        self._reply(envelope, await self._create_group(planned) if isinstance(planned, Group) else planned)
+
+    async def _create_group(self, group: Group) -> Any:
+        refusal = await self._reserve_everywhere(group)
+        if refusal is not None:
+            return refusal
+        have_primary = self._have_primary[group.name] = trio.Event()
+        answers = await self._ask_all(group.nodes(), Start(group), STARTING)
+        failures = {node: answer for node, answer in answers.items() if not isinstance(answer, Started)}
+        if len(failures) == len(answers):
+            self._have_primary.pop(group.name, None)
+            return next(iter(failures.values()))
+        for node, failure in failures.items():
+            logger.warning("%s: no replica was started on %s: %s", group.name, node, failure)
+        if not group.on(self._node.id):
+            self._learn((group,))
         with trio.move_on_after(FIRST_PRIMARY):
             await have_primary.wait()
-        if entry.primary is None:
-            self._reply(envelope, Unanswered(f"{entry.name} was created and has no primary yet"))
-        else:
-            self._reply(envelope, entry.describe())
+        return self._created(group, tuple(failures))
 
-    async def _start(self, entry: Entry) -> None:
-        configuration = vr.Configuration(0, entry.replicas)
-        children = [
-            ChildSpec(pid.name, self._replica_factory(configuration), group=pid.group) for pid in entry.replicas
-        ]
-        await self._node.spawn(
-            SUPERVISOR,
-            lambda: Supervisor(children=children, intensity=CRASHES, period=CRASH_PERIOD),
-            group=entry.name,
-            restart="temporary",
-        )
+    async def _reserve_everywhere(self, group: Group) -> Any:
+        """Returns why the group can't be created; None if all agree."""
+        nodes = sorted({self._node.id, *group.nodes()})
+        # One after the other, in the same order for all creators: so of several at once, one succeeds.
+        for asked, node in enumerate(nodes, 1):
+            answer = (await self._ask_all((node,), Reserve(group), RESERVING))[node]
+            if not isinstance(answer, Granted):
+                for one in nodes[:asked]:
+                    self._send(manager_of(one), Release(group))
+                return answer
+        if not group.on(self._node.id):
+            self._directory.grants.release(group)  # it was only to keep others from creating it here meanwhile
+        return None
 
-    def _replica_factory(self, configuration: vr.Configuration) -> Callable[[], vr.Replica]:
-        incarnations = 0
+    def _created(self, group: Group, missing: tuple[NodeId, ...]) -> Namespace | Unanswered:
+        entry = self._directory.get(group.name)
+        if entry is not None and entry.primary is not None:
+            return entry.describe()
+        text = f"{group.name} was created and has no primary yet"
+        if missing:
+            text += f": no replica was started on {', '.join(map(str, missing))}"
+        return Unanswered(text)
 
-        def make() -> vr.Replica:
-            nonlocal incarnations
-            incarnations += 1
-            return vr.Replica(
-                configuration,
-                Backend(),
-                Random(self._random.getrandbits(64)),
-                self._settings,
-                fresh=incarnations == 1,
-                observer=self._mailbox.pid,
-            )
+    async def _ask_all(self, nodes: Iterable[NodeId], message: Any, patience: float) -> dict[NodeId, Any]:
+        answers: dict[NodeId, Any] = {}
 
-        return make
+        async def ask(node: NodeId) -> None:
+            answers[node] = Unanswered(f"{node} did not answer within {patience:g} s")
+            with trio.move_on_after(patience):
+                while node != self._node.id and node not in self._reachable:
+                    await self._more_reachable.wait()  # after a join, links to the others take a moment
+                try:
+                    answers[node] = await self._mailbox.ask(manager_of(node), message)
+                except ActorDown as error:
+                    answers[node] = Unanswered(f"{node} can't be reached: {error.reason}")
+
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(ask, node)
+        return answers
+
+    def _reserve(self, group: Group, creator: NodeId) -> Any:
+        problem = problem_with(group)
+        if problem is not None:
+            return BadRequest(f"{group.name} can't be created: {problem}")
+        return self._directory.grants.reserve(group, creator, trio.current_time())
+
+    async def _start(self, group: Group, envelope: Envelope) -> None:
+        async with self._settling:
+            reply = await self._start_fresh(group)
+        self._reply(envelope, reply)
+
+    async def _start_fresh(self, group: Group) -> Started | NamespaceExists | Unanswered | BadRequest:
+        directory = self._directory
+        if not directory.grants.take(group, trio.current_time()):
+            self._take_up_soon((group.name,))
+            return Unanswered(f"{self._node.id} has no reservation of {group.name}: it was restarted, or was too slow")
+        before = directory.registry.get(group.name)
+        if before not in {(), (group,)}:
+            return NamespaceExists(group.name)
+        directory.learn((group,))
+        entry = directory.get(group.name)
+        assert entry is not None
+        try:
+            await self._groups.settle(entry, fresh=True)
+        except trio.Cancelled:  # the manager ends; the next one must not believe in half a group
+            directory.forget(group)
+            raise
+        except Exception as error:
+            logger.exception("the replicas of %s could not be started", group.name)
+            directory.forget(group)
+            return BadRequest(f"{group.name} could not be started: {error}")
+        await self._save()
+        self._spread(News((group,), ()))
+        return Started()
+
+    # ---------------------------------------------------------------- learning
+
+    def _on_news(self, groups: tuple[Group, ...], leaders: tuple[Leader, ...], node: NodeId) -> None:
+        self._learn(groups)
+        for leader in leaders:
+            if self._directory.heard(leader, node):
+                self._follow(leader)
+
+    def _learn(self, groups: tuple[Group, ...]) -> None:
+        changed = self._directory.learn(groups)
+        for name in changed:
+            entry = self._directory.get(name)
+            assert entry is not None
+            if entry.group is None:
+                logger.error("%s", entry.trouble())
+                self._publish(PrimaryChanged(name, None))
+        self._take_up_soon(changed)
+
+    def _take_up_soon(self, names: Iterable[str]) -> None:
+        known = [name for name in names if self._directory.get(name) is not None]
+        if known:
+            self._nursery.start_soon(self._take_up, known)
+
+    async def _take_up(self, names: list[str]) -> None:
+        """Groups became known here otherwise than by their creation: their replicas, if any belong here, stay silent."""
+        async with self._settling:
+            if names:
+                await self._save()
+            for name in names:
+                entry = self._directory.get(name)
+                if entry is None or (entry.group is not None and self._directory.grants.holds(entry.group)):
+                    continue
+                try:
+                    await self._groups.settle(entry, fresh=False)
+                except Exception:
+                    logger.exception("the replicas of %s could not be started", name)
+
+    async def _save(self) -> None:
+        try:
+            await self._store.save(tuple(self._directory.registry))
+        except OSError as error:
+            # No promise depends on it; after a restart, the other nodes tell what is missing.
+            logger.error("the namespaces can't be written to the data directory: %s", error)
+
+    # ------------------------------------------------------- comparing with others
+
+    async def _compare(self) -> None:
+        while True:
+            await trio.sleep(COMPARE)
+            self._take_up_soon(self._directory.grants.expire(trio.current_time()))
+            self._spread(self._here(first=False))
+
+    def _here(self, *, first: bool) -> Here:
+        address = self._directory.addresses.get(self._node.id, "")
+        return Here(address, self._directory.fingerprint(), first)
+
+    def _on_here(self, here: Here, sender: Pid) -> None:
+        directory = self._directory
+        if here.api_address:
+            directory.addresses[sender.node] = here.api_address
+        if here.first:
+            self._send(sender, self._here(first=False))
+        if here.first or here.digest != directory.fingerprint():
+            self._send_all_to(sender)
+
+    def _send_all_to(self, manager: Pid) -> None:
+        groups, leaders = list(self._directory.registry), self._directory.leaders()
+        for start in range(0, max(len(groups), len(leaders)), NEWS_PAGE):
+            page = slice(start, start + NEWS_PAGE)
+            self._send(manager, News(tuple(groups[page]), tuple(leaders[page])))
+
+    # ----------------------------------------------------------------- leaders
+
+    def _follow(self, leader: Leader) -> None:
+        self._mailbox.monitor(leader.primary)
+        event = self._have_primary.pop(leader.name, None)
+        if event is not None:
+            event.set()
+        self._publish(PrimaryChanged(leader.name, leader.primary))
+
+    def _publish(self, news: PrimaryChanged | None) -> None:
+        if news is None:
+            return
+        logger.info("%s: the primary is %s", news.namespace, news.primary or "unknown")
+        for follower in self._followers:
+            self._send(follower, news)
 
     def _crash(self, pid: Pid) -> Done | UnknownActor:
         try:
@@ -155,19 +348,11 @@ class NamespaceManager(Service):
             return UnknownActor(pid)
         return Done()
 
-    # -------------------------------------------------------------------- news
+    # ----------------------------------------------------------------- sending
 
-    def _publish(self, news: PrimaryChanged | None) -> None:
-        if news is None:
-            return
-        logger.info("%s: the primary is %s", news.namespace, news.primary or "unknown")
-        if news.primary is not None:
-            self._mailbox.monitor(news.primary)
-            event = self._have_primary.pop(news.namespace, None)
-            if event is not None:
-                event.set()
-        for follower in self._followers:
-            self._send(follower, news)
+    def _spread(self, message: Any) -> None:
+        for node in sorted(self._reachable):
+            self._send(manager_of(node), message)
 
     def _reply(self, envelope: Envelope, message: Any) -> None:
         self._send(envelope.sender, message, envelope.correlation_id)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from haret import errors
-from haret.client._machine import LONGEST_PAUSE, WINDOW, Backoff, Call, Machine, ProtocolBroken
+from haret.client._machine import LONGEST_PAUSE, MAX_FRUITLESS, WINDOW, Backoff, Call, Machine, ProtocolBroken
 from haret.protocol import (
     API,
     MAX_IN_FLIGHT,
@@ -63,6 +63,37 @@ def entered(machine: Machine, session: int = 7) -> Machine:
 
 def submits(machine: Machine) -> list[tuple[int, int]]:
     return [(one.number, one.lowest) for one in take(machine) if type(one) is Submit]
+
+
+# --------------------------------------------------------------------------------------- an endpoint of no use
+
+
+def retried(machine: Machine, times: int) -> None:
+    machine.call(b"x", 0.0)
+    now = 0.0
+    for _ in range(times):
+        (number, _lowest), *_ = submits(machine)
+        machine.receive([Retry(number, "nobody leads")], now)
+        if machine.broken is None:
+            now += LONGEST_PAUSE
+            machine.tick(now)
+
+
+def test_an_endpoint_that_only_says_to_try_again_is_left_for_the_next() -> None:
+    machine = entered(make())
+    retried(machine, MAX_FRUITLESS)
+    assert machine.broken is None
+    machine = entered(make())
+    retried(machine, MAX_FRUITLESS + 1)
+    assert machine.broken == "nobody leads"
+    machine.disconnected("closed")
+    assert machine.answers["a:1"] == "nobody leads"
+
+
+def test_a_single_endpoint_is_never_left() -> None:
+    machine = entered(make(("a:1",), patience=100.0))
+    retried(machine, 3 * MAX_FRUITLESS)
+    assert machine.broken is None
 
 
 # ------------------------------------------------------------------------------------------------- entering

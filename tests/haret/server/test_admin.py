@@ -10,6 +10,7 @@ from haret import protocol
 from haret.protocol import ADMIN, VERSION, Answer, Ask, Hello, Refused
 from haret.server.admin import AdminConnection
 from haret.server.directory import Directory
+from haret.server.registry import MAX_RIVALS, Group
 from haret.vr import messages as vr
 from rabble_trio import (
     ConnectionOutput,
@@ -23,9 +24,12 @@ from rabble_trio import (
 )
 
 NODE = NodeId.parse("n1@127.0.0.1:5000")
-R1, R2, R3 = (Pid(name, NODE, "ns") for name in ("r1", "r2", "r3"))
+N2 = NodeId.parse("n2@127.0.0.1:5000")
+R1, R2 = (Pid(name, NODE, "ns") for name in ("r1", "r2"))
+R3 = Pid("r3", N2, "ns")
 STRANGER = Pid("stranger", NODE, "ns")
 MANAGER = Pid("namespaces", NODE, "haret")
+OPERATOR = Pid("operator", NODE, "haret")
 
 
 @pytest.fixture
@@ -36,9 +40,9 @@ def output() -> ConnectionOutput:
 @pytest.fixture
 def connection(output: ConnectionOutput) -> AdminConnection:
     directory = Directory()
-    directory.add("ns", (R1, R2, R3))
+    directory.learn([Group("ns", bytes(16), 0, (R1, R2, R3))])
     directory.view_changed(R1, 0, 4, R1)
-    connection = AdminConnection(NODE, directory, MANAGER, (("node_name", "n1"),))
+    connection = AdminConnection(NODE, directory, (("node_name", "n1"),))
     connection.received(Hello(ADMIN, VERSION), output)
     output.replies.clear()
     return connection
@@ -70,7 +74,11 @@ def test_what_the_directory_knows(
     [
         (protocol.GetReplica(R1), R1, vr.GetReplicaState()),
         (protocol.CreateNamespace("x", ()), MANAGER, protocol.CreateNamespace("x", ())),
+        (protocol.GetReplica(R3), R3, vr.GetReplicaState()),
         (protocol.Crash(R1), MANAGER, protocol.Crash(R1)),
+        (protocol.Crash(R3), Pid("namespaces", N2, "haret"), protocol.Crash(R3)),
+        (protocol.JoinCluster(N2), OPERATOR, protocol.JoinCluster(N2)),
+        (protocol.LeaveCluster(NODE), OPERATOR, protocol.LeaveCluster(NODE)),
         (protocol.GetClusterStatus(), Pid("cluster_server", NODE, "rabble"), GetClusterStatus()),
         (protocol.GetExecutorStatus(), Pid("executor", NODE, "rabble"), GetExecutorStatus()),
         (protocol.GetMetricsOf(STRANGER), STRANGER, GetMetrics()),
@@ -101,8 +109,9 @@ def test_many_namespaces_take_several_pages_that_fit_into_frames(output: Connect
     node = NodeId("n" * 128, "h" * 253 + ":65535")
     for number in range(protocol.NAMESPACES_PAGE + 1):
         name = f"{number:0128}"
-        directory.add(name, tuple(Pid(f"{n:0128}", node, name) for n in range(protocol.MAX_REPLICAS)))
-    connection = AdminConnection(NODE, directory, MANAGER, ())
+        replicas = tuple(Pid(f"{n:0128}", node, name) for n in range(protocol.MAX_REPLICAS))
+        directory.learn(Group(name, bytes([rival] * 16), 0, replicas) for rival in range(MAX_RIVALS))
+    connection = AdminConnection(NODE, directory, ())
     connection.received(Hello(ADMIN, VERSION), output)
     connection.received(Ask(1, protocol.ListNamespaces()), output)
     first = output.replies[-1]

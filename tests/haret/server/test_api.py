@@ -18,6 +18,7 @@ from haret.protocol import (
     Leave,
     NamespaceNames,
     Ready,
+    Redirect,
     Refused,
     Result,
     Retry,
@@ -27,12 +28,16 @@ from haret.protocol import (
 )
 from haret.server.api import ApiConnection
 from haret.server.directory import Directory, PrimaryChanged
+from haret.server.registry import Group
 from haret.vertree import BlobGet, InvalidPath
 from haret.vr import messages as vr
 from rabble_trio import ConnectionOutput, NodeId, Pid, decode, encode
 
 NODE = NodeId.parse("n1@127.0.0.1:5000")
 R1, R2, R3 = (Pid(name, NODE, "ns") for name in ("r1", "r2", "r3"))
+N2 = NodeId.parse("n2@127.0.0.1:5000")
+FAR = Pid("r4", N2, "ns")
+GROUP = Group("ns", bytes(16), 0, (R1, R2, R3, FAR))
 CLIENT = b"0123456789abcdef"
 GET = encode(BlobGet("/a"))
 
@@ -42,7 +47,7 @@ class Driver:
 
     def __init__(self) -> None:
         self.directory = Directory()
-        self.directory.add("ns", (R1, R2, R3))
+        self.directory.learn([GROUP])
         self.directory.view_changed(R1, 0, 0, R1)
         self.connection = ApiConnection(NODE, self.directory)
         self.output = ConnectionOutput()
@@ -143,7 +148,8 @@ def test_an_unknown_namespace() -> None:
 
 def test_one_connection_serves_one_namespace() -> None:
     driver = Driver().enter()
-    driver.directory.add("other", (R1, R2, R3))
+    others = tuple(Pid(name, NODE, "other") for name in ("r1", "r2", "r3"))
+    driver.directory.learn([Group("other", bytes(16), 0, others)])
     (refused,) = driver.receive(Enter("other", CLIENT, 0))
     assert isinstance(refused, Refused)
 
@@ -247,3 +253,63 @@ def test_leaving_closes_the_session() -> None:
     assert driver.sent() == [(R1, vr.CloseSession(5))]
     driver.receive(Leave())
     assert driver.sent() == []
+
+
+# ------------------------------------------------------------------------------------- a primary on another node
+
+
+def far_driver(address: str | None = "127.0.0.1:5012") -> Driver:
+    driver = Driver()
+    if address is not None:
+        driver.directory.addresses[N2] = address
+    driver.receive(Hello(API, VERSION))
+    return driver
+
+
+@pytest.mark.parametrize("session", [0, 5])
+def test_who_enters_is_redirected_to_the_node_of_the_primary(session: int) -> None:
+    driver = far_driver()
+    driver.change(FAR)
+    assert driver.receive(Enter("ns", CLIENT, session)) == [Redirect("127.0.0.1:5012")]
+    assert driver.sent() == []
+    assert driver.output.close_reason is None
+
+
+def test_clients_are_redirected_when_the_primary_moves() -> None:
+    driver = Driver().enter()
+    driver.directory.addresses[N2] = "127.0.0.1:5012"
+    driver.receive(Submit(1, 1, GET))
+    assert driver.change(FAR) == [
+        Retry(1, "the primary of ns changed"),
+        Redirect("127.0.0.1:5012"),
+    ]
+    # What was on its way is answered, and the client is not told twice.
+    (retry,) = driver.receive(Submit(2, 1, GET))
+    assert isinstance(retry, Retry)
+
+
+def test_a_client_that_stays_is_served_when_the_primary_comes_back() -> None:
+    driver = Driver().enter()
+    driver.directory.addresses[N2] = "127.0.0.1:5012"
+    driver.change(FAR)
+    assert driver.change(R2, 2) == [Ready()]
+    assert driver.change(FAR, 3) == []  # it was told already, and is on its way
+
+
+def test_without_the_address_of_that_node_clients_wait_until_it_is_known() -> None:
+    driver = far_driver(None)
+    assert driver.change(FAR) == []
+    (retry,) = driver.receive(Enter("ns", CLIENT, 5))[:1]
+    assert retry == Entered(5)
+    (retry,) = driver.receive(Submit(1, 1, GET))
+    assert "not told yet" in retry.reason
+    driver.directory.addresses[N2] = "127.0.0.1:5012"
+    assert driver.receive(Submit(1, 1, GET))[0] == Redirect("127.0.0.1:5012")
+
+
+def test_a_namespace_with_rivals_is_not_served() -> None:
+    driver = Driver().enter()
+    driver.directory.learn([Group("ns", bytes([1] * 16), 0, (R1, R2, R3))])
+    driver.connection.notified(PrimaryChanged("ns", None), R1, driver.output)
+    (retry,) = driver.receive(Submit(1, 1, GET))
+    assert "created 2 times" in retry.reason

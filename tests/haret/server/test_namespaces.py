@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from haret import vr
 from haret.protocol import (
@@ -22,18 +24,39 @@ from haret.protocol import (
     UnknownActor,
 )
 from haret.server import namespaces
-from haret.server.directory import SUPERVISOR, Directory, PrimaryChanged
+from haret.server.directory import Directory, PrimaryChanged
+from haret.server.gossip import Reserve, Start, Started, manager_of
+from haret.server.groups import LocalGroups
 from haret.server.namespaces import NamespaceManager
+from haret.server.registry import SUPERVISOR, Group
+from haret.server.store import Store
 from haret.vr.messages import GetReplicaState
 from rabble_trio import ActorDown, GetMetrics, Mailbox, Node, Pid, open_node
+from rabble_trio.testing import Cluster, open_cluster
+
+SETTINGS = vr.Settings(heartbeat=0.02, primary_timeout_min=0.1, primary_timeout_max=0.15)
 
 
 class World:
-    def __init__(self, node: Node, directory: Directory, manager: Pid, follower: Mailbox) -> None:
+    """A node with a namespace manager, and a mailbox that follows its news."""
+
+    def __init__(self, node: Node, follower: Mailbox | None = None) -> None:
         self.node = node
-        self.directory = directory
-        self.manager = manager
-        self.follower = follower
+        self.directory = Directory()
+        self.directory.addresses[node.id] = f"api-of-{node.id.name}"
+        self._follower = follower
+
+    async def open(self, store: Store | None = None) -> None:
+        groups = LocalGroups(self.node, SETTINGS)
+        followers = () if self._follower is None else (self._follower.pid,)
+        store = store or Store(None)
+        self.directory.learn(await store.load())
+        self.manager = await self.node.spawn(
+            "namespaces",
+            lambda: NamespaceManager(self.node, self.directory, groups, store, followers),
+            group="haret",
+            restart="permanent",
+        )
 
     def request(self, name: str = "ns") -> CreateNamespace:
         return CreateNamespace(name, tuple(self.node.pid(replica) for replica in ("r1", "r2", "r3")))
@@ -42,18 +65,23 @@ class World:
         return await self.node.ask(self.manager, message)
 
     async def news(self) -> Any:
-        return (await self.follower.receive()).message
+        assert self._follower is not None
+        return (await self._follower.receive()).message
+
+    async def status(self, replica: Pid) -> str:
+        while True:
+            try:
+                return str((await self.node.ask(replica, GetReplicaState())).status)
+            except ActorDown:
+                await trio.sleep(0.01)  # between two incarnations, or before the first one
 
 
 @asynccontextmanager
 async def open_world() -> AsyncIterator[World]:
-    settings = vr.Settings(heartbeat=0.02, primary_timeout_min=0.1, primary_timeout_max=0.15)
     async with open_node("n1@127.0.0.1:0") as node, node.open_mailbox("follower") as follower:
-        directory = Directory()
-        manager = await node.spawn(
-            "namespaces", lambda: NamespaceManager(node, directory, settings, (follower.pid,)), restart="permanent"
-        )
-        yield World(node, directory, manager, follower)
+        world = World(node, follower)
+        await world.open()
+        yield world
 
 
 @pytest.fixture(autouse=True)
@@ -86,12 +114,8 @@ async def test_a_replica_that_crashed_knows_that_it_forgot() -> None:
     async with open_world() as w:
         created = await w.ask(w.request())
         await w.ask(Crash(created.replicas[2]))
-        status = "normal"
-        while status == "normal":
-            try:
-                status = (await w.node.ask(created.replicas[2], GetReplicaState())).status
-            except ActorDown:
-                await trio.lowlevel.checkpoint()  # between two incarnations
+        while (status := await w.status(created.replicas[2])) == "normal":
+            await trio.lowlevel.checkpoint()
         assert status == "recovering"
 
 
@@ -126,7 +150,12 @@ async def test_the_manager_counts() -> None:
     async with open_world() as w:
         await w.ask(w.request())
         metrics = await w.ask(GetMetrics())
-        assert metrics.gauges == {"namespaces": 1.0, "namespaces without a primary": 0.0}
+        assert metrics.gauges == {
+            "namespaces": 1.0,
+            "namespaces without a primary": 0.0,
+            "namespaces with rivals": 0.0,
+            "other nodes": 0.0,
+        }
 
 
 async def test_messages_of_no_meaning_are_ignored() -> None:
@@ -136,8 +165,258 @@ async def test_messages_of_no_meaning_are_ignored() -> None:
 
 
 async def test_followers_may_be_gone() -> None:
-    async with open_world() as w:
-        settings = vr.Settings()
-        gone = w.node.pid("gone")
-        manager = await w.node.spawn("second", lambda: NamespaceManager(w.node, w.directory, settings, (gone,)))
-        assert isinstance(await w.node.ask(manager, w.request()), Namespace)
+    async with open_node("n1@127.0.0.1:0") as node:
+        directory, gone = Directory(), node.pid("gone")
+        manager = manager_of(node.id)
+        await node.spawn(
+            manager.name,
+            lambda: NamespaceManager(node, directory, LocalGroups(node, SETTINGS), Store(None), (gone,)),
+            group=manager.group,
+        )
+        request = CreateNamespace("ns", tuple(node.pid(replica) for replica in ("r1", "r2", "r3")))
+        assert isinstance(await node.ask(manager, request), Namespace)
+
+
+# ------------------------------------------------------------------------------------------------ several nodes
+
+
+class Worlds:
+    """Three nodes over a network in memory, each with a manager."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._worlds: dict[int, World] = {}
+
+    def __getitem__(self, number: int) -> World:
+        return self._worlds[number]
+
+    async def open(self, number: int, store: Store | None = None) -> World:
+        world = self._worlds[number] = World(self.cluster[number])
+        await world.open(store)
+        return world
+
+    def request(self, name: str = "ns", *numbers: int) -> CreateNamespace:
+        chosen = numbers or (1, 2, 3)
+        return CreateNamespace(name, tuple(self.cluster[number].pid(f"r{number}") for number in chosen))
+
+    async def until_all_know(self, name: str = "ns") -> Namespace:
+        """Wait until all running nodes say the same of a namespace, and that it has a primary."""
+        while True:
+            entries = [world.directory.get(name) for world in self._worlds.values()]
+            told = {None if entry is None else entry.describe() for entry in entries}
+            one = next(iter(told))
+            if len(told) == 1 and one is not None and one.primary is not None:
+                return one
+            await trio.sleep(0.05)
+
+
+@asynccontextmanager
+async def open_worlds(nodes: int = 3, **options: Any) -> AsyncIterator[Worlds]:
+    async with open_cluster(nodes, **options) as cluster:
+        worlds = Worlds(cluster)
+        for number in range(1, nodes + 1):
+            await worlds.open(number)
+        with trio.fail_after(300):  # of virtual time
+            yield worlds
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110  # no event tells
+        await trio.sleep(0.05)
+
+
+async def test_a_namespace_is_known_on_all_nodes_with_its_primary_and_addresses(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_worlds(4) as w:
+        created = await w[4].ask(w.request())  # by a node without a replica
+        assert created.primary == w.cluster[1].pid("r1", "ns")
+        assert await w.until_all_know() == created
+        for number in (1, 2, 3):
+            assert await w[4].status(w.cluster[number].pid(f"r{number}", "ns")) == "normal"
+            addresses = w[number].directory.addresses
+            assert addresses == {w.cluster[other].id: f"api-of-n{other}" for other in (1, 2, 3, 4)}
+
+
+async def test_a_primary_that_is_lost_with_its_node_has_a_successor_everywhere(autojump_clock: MockClock) -> None:
+    async with open_worlds() as w:
+        await w[2].ask(w.request())
+        await w.cluster.crash(1)
+        del w._worlds[1]
+        assert (await w.until_all_know()).primary == w.cluster[2].pid("r2", "ns")
+        assert list(w[2].directory.addresses) == [w.cluster[2].id, w.cluster[3].id]
+
+
+async def test_after_a_partition_all_know_the_same(autojump_clock: MockClock) -> None:
+    async with open_worlds(4) as w:
+        await w[1].ask(w.request())
+        w.cluster.partition(1, 4)
+        await trio.sleep(20)
+        entry = w[2].directory.get("ns")
+        assert entry is not None
+        assert entry.primary in {w.cluster[2].pid("r2", "ns"), w.cluster[3].pid("r3", "ns")}
+        w.cluster.heal()
+        await w.cluster.settled()
+        assert (await w.until_all_know()).primary == entry.primary
+
+
+async def test_a_primary_that_stays_through_a_lost_link_is_known_again(autojump_clock: MockClock) -> None:
+    async with open_worlds(4) as w:
+        created = await w[1].ask(w.request())
+        w.cluster.network.partition("n1", "n4")
+        entry = w[4].directory.get("ns")
+        assert entry is not None
+        await until(lambda: entry.primary is None)
+        w.cluster.heal()
+        assert await w.until_all_know() == created
+
+
+async def test_news_that_was_lost_is_late_and_not_missing(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_worlds() as w:
+        with monkeypatch.context() as patch:
+            patch.setattr(NamespaceManager, "_spread", lambda *_: None)
+            await w[1].ask(CreateNamespace("ns", tuple(w.cluster[1].pid(f"r{n}") for n in (1, 2, 3))))
+            assert w[3].directory.get("ns") is None
+        await w.until_all_know()
+
+
+# ------------------------------------------------------------- what can't be created
+
+
+async def test_a_node_that_is_unknown_or_out_of_reach_is_named(autojump_clock: MockClock) -> None:
+    async with open_worlds() as w:
+        stranger = CreateNamespace("ns", (*w.request().replicas[:2], Pid.parse("r3::n9@n9:5000")))
+        refused = await w[1].ask(stranger)
+        assert isinstance(refused, BadRequest)
+        assert "n9@n9:5000: not a member" in refused.reason
+        w.cluster.partition(3)
+        refused = await w[1].ask(w.request())
+        assert isinstance(refused, Unanswered)
+        assert "n3@n3:5000" in refused.reason
+        w.cluster.heal()
+        await w.cluster.settled()
+        assert isinstance(await w[1].ask(w.request()), Namespace)  # nothing was left reserved
+
+
+async def test_of_several_creations_at_once_one_succeeds(autojump_clock: MockClock) -> None:
+    async with open_worlds() as w:
+        answers = []
+
+        async def create(number: int) -> None:
+            answers.append(await w[number].ask(w.request()))
+
+        async with trio.open_nursery() as nursery:
+            for number in (1, 2, 3):
+                nursery.start_soon(create, number)
+        created = [answer for answer in answers if isinstance(answer, Namespace)]
+        assert len(created) == 1
+        assert all(isinstance(one, Unanswered | NamespaceExists) for one in answers if one not in created)
+        assert await w.until_all_know() == created[0]
+        entry = w[1].directory.get("ns")
+        assert entry is not None
+        assert len(entry.rivals) == 1
+
+
+async def test_a_group_starts_without_a_minority_that_does_not_start_its_replica(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_worlds() as w, w.cluster[3].open_mailbox("r3", group="ns"):
+        created = await w[1].ask(w.request())
+        assert isinstance(created, Namespace)
+
+
+async def test_creations_on_two_sides_of_a_partition_are_rivals(autojump_clock: MockClock) -> None:
+    async with open_worlds(2) as w:
+        w.cluster.partition(1)
+        for number in (1, 2):
+            assert isinstance(await w[number].ask(w[number].request()), Namespace)
+        w.cluster.heal()
+        entry = w[1].directory.get("ns")
+        assert entry is not None
+        await until(lambda: len(entry.rivals) == 2)
+        assert entry.primary is None
+        assert await w[1].ask(w[1].request()) == NamespaceExists("ns")
+        assert (await w[1].ask(GetMetrics())).gauges["namespaces with rivals"] == 1.0
+
+
+# ----------------------------------------------------------------- fresh or silent
+
+
+async def test_a_restarted_node_keeps_silent_and_the_group_goes_on(tmp_path: Path) -> None:
+    async with open_worlds(data_dir=tmp_path / "members") as w:
+        store = Store(str(tmp_path / "n3"))
+        await w.cluster.stop(3)
+        await w.cluster.start(3)
+        await w.open(3, store)
+        await w.cluster.settled()
+        assert isinstance(await w[1].ask(w.request()), Namespace)
+        await w.cluster.crash(3)
+        await w.cluster.start(3)
+        assert len(await store.load()) == 1
+        await w.open(3, store)
+        assert await w[1].status(w.cluster[3].pid("r3", "ns")) == "recovering"
+        assert (await w.until_all_know()).primary is not None
+
+
+async def test_a_node_that_lost_its_disk_keeps_silent(tmp_path: Path) -> None:
+    async with open_worlds(data_dir=tmp_path) as w:
+        assert isinstance(await w[1].ask(w.request()), Namespace)
+        await w.cluster.crash(3)
+        await w.cluster.start(3)
+        await w.open(3)  # it knows nothing of the namespace, but what others tell
+        assert await w[1].status(w.cluster[3].pid("r3", "ns")) == "recovering"
+
+
+async def test_a_start_that_is_repeated_or_foreign_starts_nothing(autojump_clock: MockClock) -> None:
+    async with open_worlds() as w:
+        group = Group("ns", bytes(16), 0, tuple(w.cluster[n].pid(f"r{n}", "ns") for n in (1, 2, 3)))
+        far = manager_of(w.cluster[2].id)
+        assert isinstance(await w.cluster[1].ask(far, Start(group)), Unanswered)
+        await w.cluster[1].ask(far, Reserve(group))
+        assert await w.cluster[1].ask(far, Start(group)) == Started()
+        assert isinstance(await w.cluster[1].ask(far, Start(group)), Unanswered)
+        assert await w[1].status(group.replicas[1]) == "normal"
+
+
+async def test_news_does_not_start_what_its_creator_is_about_to_start(autojump_clock: MockClock) -> None:
+    async with open_worlds() as w:
+        group = Group("ns", bytes(16), 0, tuple(w.cluster[n].pid(f"r{n}", "ns") for n in (1, 2, 3)))
+        for number in (2, 3):
+            await w.cluster[1].ask(manager_of(w.cluster[number].id), Reserve(group))
+        await w.cluster[1].ask(manager_of(w.cluster[2].id), Start(group))
+        await until(lambda: w[3].directory.get("ns") is not None)
+        with pytest.raises(ActorDown):
+            await w.cluster[3].ask(group.replicas[2], GetReplicaState())
+        assert await w.cluster[1].ask(manager_of(w.cluster[3].id), Start(group)) == Started()
+        assert await w[1].status(group.replicas[2]) == "normal"
+
+
+async def test_a_reservation_that_lapses_lets_the_replica_start_silent(autojump_clock: MockClock) -> None:
+    async with open_worlds() as w:
+        group = Group("ns", bytes(16), 0, tuple(w.cluster[n].pid(f"r{n}", "ns") for n in (1, 2, 3)))
+        for number in (2, 3):
+            await w.cluster[1].ask(manager_of(w.cluster[number].id), Reserve(group))
+        await w.cluster[1].ask(manager_of(w.cluster[2].id), Start(group))
+        assert await w[1].status(group.replicas[2]) == "recovering"
+
+
+async def test_a_bad_group_is_refused(autojump_clock: MockClock) -> None:
+    async with open_worlds() as w:
+        group = Group("ns", bytes(16), 0, (w.cluster[1].pid("r1", "ns"),))
+        assert isinstance(await w.cluster[1].ask(manager_of(w.cluster[2].id), Reserve(group)), BadRequest)
+
+
+async def test_replicas_follow_a_later_configuration(autojump_clock: MockClock) -> None:
+    async with open_worlds() as w:
+        await w[1].ask(w.request())
+        known = w[1].directory.registry.get("ns")[0]
+        pids = (known.replicas[0], known.replicas[1], w.cluster[3].pid("r4", "ns"))
+        w[1].directory.learn([Group("ns", known.creation, 1, pids)])
+        assert await w[1].status(pids[2]) == "recovering"
+        while True:
+            try:
+                await w.cluster[1].ask(known.replicas[2], GetReplicaState())
+            except ActorDown:
+                break

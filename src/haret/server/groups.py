@@ -1,0 +1,95 @@
+"""The replicas that run on this node: each group's in a supervision tree of its own.
+
+A group whose replicas crash too often ends on this node, and no other group notices. A replica that is restarted has lost
+its memory, and says so to itself (`fresh=False`): it must not vote on what it no longer knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from haret import vr
+from haret.backend import Backend
+from rabble_trio import ActorDown, ChildSpec, Node, Pid, Supervisor
+
+from .directory import Entry
+from .gossip import manager_of
+from .registry import SUPERVISOR, Group
+
+CRASHES: Final = 10
+"""Crashes of the replicas of one group within `CRASH_PERIOD` after which it ends: that is a defect, and not chance."""
+
+CRASH_PERIOD: Final = 10.0
+"""Seconds."""
+
+
+class LocalGroups:
+    """Starts and stops replicas. It outlives incarnations of the namespace manager, which alone uses it."""
+
+    def __init__(self, node: Node, settings: vr.Settings) -> None:
+        self._node = node
+        self._settings = settings
+        self._random = Random()
+        self._running: dict[str, set[Pid]] = {}
+
+    async def settle(self, entry: Entry, *, fresh: bool) -> None:
+        """Let those replicas of a namespace run here that belong here.
+
+        `fresh`: those to be started never ran before (see `haret.server.grants`). Raises whatever keeps an actor from
+        starting; then, or if cancelled, nothing was started. Nothing is started or stopped for a namespace with rivals.
+        """
+        group = entry.group
+        if group is None:
+            return
+        running = self._running.get(entry.name)
+        wanted = set(group.on(self._node.id))
+        if running is None:
+            if wanted:
+                await self._start_all(group, sorted(wanted), fresh)
+                self._running[entry.name] = wanted
+            return
+        supervisor = self._node.pid(SUPERVISOR, entry.name)
+        for pid in sorted(running - wanted):
+            running.discard(pid)
+            await self._stop(pid)
+        for pid in sorted(wanted - running):
+            await self._node.spawn(
+                pid.name, self._factory(group, fresh), group=pid.group, restart="permanent", supervisor=supervisor
+            )
+            running.add(pid)
+
+    async def _start_all(self, group: Group, pids: list[Pid], fresh: bool) -> None:
+        children = [ChildSpec(pid.name, self._factory(group, fresh), group=pid.group) for pid in pids]
+        await self._node.spawn(
+            SUPERVISOR,
+            lambda: Supervisor(children=children, intensity=CRASHES, period=CRASH_PERIOD),
+            group=group.name,
+            restart="temporary",
+        )
+
+    async def _stop(self, pid: Pid) -> None:
+        try:
+            await self._node.stop(pid)
+        except ActorDown:
+            return  # it is as it should be
+
+    def _factory(self, group: Group, fresh: bool) -> Callable[[], vr.Replica]:
+        configuration = vr.Configuration(group.epoch, group.replicas)
+        observer = manager_of(self._node.id)
+        never_ran = fresh
+
+        def make() -> vr.Replica:
+            nonlocal never_ran
+            truth, never_ran = never_ran, False
+            return vr.Replica(
+                configuration,
+                Backend(),
+                Random(self._random.getrandbits(64)),
+                self._settings,
+                fresh=truth,
+                observer=observer,
+            )
+
+        return make

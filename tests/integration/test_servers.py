@@ -1,0 +1,204 @@
+"""Three servers in one process, over real sockets: joining, redirects, the death of a node and its return."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import haret
+from haret.protocol import Namespace
+from haret.server.config import Timeouts
+
+SECRET = "an integration test's secret"
+
+
+class Servers:
+    """Servers n1, n2, ..., each of which can be stopped, and started again at the same place."""
+
+    def __init__(self, nursery: trio.Nursery, directory: Path, timeouts: Timeouts) -> None:
+        self._nursery = nursery
+        self._directory = directory
+        self._timeouts = timeouts
+        self._scopes: dict[int, trio.CancelScope] = {}
+        self._ended: dict[int, trio.Event] = {}
+        self._configs: dict[int, haret.ServerConfig] = {}
+        self.running: dict[int, haret.Server] = {}
+        (directory / "secret").write_text(SECRET)
+        (directory / "secret").chmod(0o600)
+
+    def config(self, number: int, **changes: Any) -> haret.ServerConfig:
+        free = "127.0.0.1:0"
+        return replace(
+            haret.ServerConfig(f"n{number}", free, free, free, timeouts=self._timeouts),
+            data_dir=str(self._directory / f"n{number}"),
+            secret_file=str(self._directory / "secret"),
+            **changes,
+        )
+
+    async def start(self, number: int, config: haret.ServerConfig | None = None) -> haret.Server:
+        chosen = config or self._configs.get(number) or self.config(number)
+        server: haret.Server = await self._nursery.start(self._run, number, chosen)
+        # The next start is at the same place.
+        addresses = {"cluster_host": server.node.id.addr, "admin_host": server.admin_address}
+        self._configs[number] = replace(chosen, api_host=server.api_address, **addresses)
+        return server
+
+    async def _run(self, number: int, config: haret.ServerConfig, *, task_status: Any) -> None:
+        ended = self._ended[number] = trio.Event()
+        try:
+            with trio.CancelScope() as self._scopes[number]:
+                async with haret.open_server(config) as server:
+                    self.running[number] = server
+                    task_status.started(server)
+                    await trio.sleep_forever()
+        finally:
+            self.running.pop(number, None)
+            ended.set()
+
+    async def kill(self, number: int) -> None:
+        self._scopes[number].cancel()
+        await self._ended[number].wait()
+
+    async def kill_all(self) -> None:
+        for number in list(self.running):
+            await self.kill(number)
+
+    def endpoints(self) -> list[str]:
+        return [server.api_address for server in self.running.values()]
+
+    @asynccontextmanager
+    async def admin(self, number: int) -> AsyncIterator[haret.Admin]:
+        async with haret.open_admin(self.running[number].admin_address) as admin:
+            yield admin
+
+    async def join_all(self) -> None:
+        first, *others = self.running.values()
+        for server in others:
+            async with haret.open_admin(server.admin_address) as admin:
+                await admin.join(first.node.id)
+
+    async def create(self, number: int) -> Namespace:
+        pids = [f"r{one}::{server.node.id}" for one, server in self.running.items()]
+        async with self.admin(number) as admin:
+            return await admin.create_namespace("demo", pids)
+
+
+@asynccontextmanager
+async def open_servers(directory: Path, config: haret.ServerConfig, count: int = 3) -> AsyncIterator[Servers]:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            servers = Servers(nursery, directory, config.timeouts)
+            for number in range(1, count + 1):
+                await servers.start(number)
+            await servers.join_all()
+            yield servers
+            await servers.kill_all()
+
+
+def number_of(namespace: Namespace) -> int:
+    assert namespace.primary is not None
+    return int(namespace.primary.node.name[1:])
+
+
+async def test_clients_reach_the_primary_wherever_it_is(tmp_path: Path, config: haret.ServerConfig) -> None:
+    async with open_servers(tmp_path, config) as servers, AsyncExitStack() as stack:
+        await servers.create(2)
+        for endpoint in servers.endpoints():
+            client = await stack.enter_async_context(haret.open_client([endpoint], "demo"))
+            path = f"/{endpoint.rpartition(':')[2]}"
+            await client.create(path, "blob")
+            assert (await client.blob_put(path, b"x")).value is None
+        for number in servers.running:
+            async with servers.admin(number) as admin:
+                (namespace,) = await admin.namespaces()
+                states = [await admin.replica(pid) for pid in namespace.replicas]
+                assert [state.status for state in states] == ["normal"] * 3
+        assert sorted(await haret.list_namespaces(servers.endpoints()[2:])) == ["demo"]
+
+
+async def test_the_death_of_any_node_is_a_pause(tmp_path: Path, config: haret.ServerConfig) -> None:
+    async with open_servers(tmp_path, config) as servers:
+        namespace = await servers.create(1)
+        async with haret.open_client(servers.endpoints(), "demo") as client:
+            await client.create("/count", "queue")
+            async with trio.open_nursery() as nursery:
+                for number in range(20):
+                    nursery.start_soon(client.queue_push, "/count", b"%d" % number)
+                await servers.kill(number_of(namespace))
+            assert (await client.queue_len("/count")).value == 20
+
+
+async def test_a_node_that_comes_back_is_a_member_and_silent(tmp_path: Path, config: haret.ServerConfig) -> None:
+    async with open_servers(tmp_path, config) as servers:
+        namespace = await servers.create(1)
+        primary = number_of(namespace)
+        async with haret.open_client(servers.endpoints(), "demo") as client:
+            await client.create("/a", "blob")
+            await servers.kill(primary)
+            await client.blob_put("/a", b"while it was away")
+            await servers.start(primary)
+            async with servers.admin(primary) as admin:
+                while len((await admin.cluster_status()).established) < 2:  # noqa: ASYNC110  # no event tells
+                    await trio.sleep(0.02)
+                assert (await admin.replica(namespace.primary or "")).status == "recovering"
+                while (leader := await admin.primary("demo")) is None:  # noqa: ASYNC110  # no event tells
+                    await trio.sleep(0.02)
+                assert leader != namespace.primary
+            own = servers.running[primary].api_address
+            async with haret.open_client([own], "demo") as other:  # redirected, to a group that went on
+                assert (await other.blob_get("/a")).value == b"while it was away"
+
+
+async def test_a_crash_can_be_asked_for_from_any_node(tmp_path: Path, config: haret.ServerConfig) -> None:
+    async with open_servers(tmp_path, config) as servers:
+        namespace = await servers.create(1)
+        far = next(pid for pid in namespace.replicas if pid.node.name == "n3")
+        async with servers.admin(1) as admin:
+            await admin.crash(far)
+            while (await admin.replica(far)).status != "recovering":  # noqa: ASYNC110  # no event tells
+                await trio.sleep(0.02)
+
+
+async def test_leaving(tmp_path: Path, config: haret.ServerConfig) -> None:
+    async with open_servers(tmp_path, config) as servers, servers.admin(1) as admin:
+        three = servers.running[3].node.id
+        await admin.leave(three)
+        assert three not in (await admin.cluster_status()).members
+        with pytest.raises(haret.BadRequest):
+            await admin.leave(three)
+        pids = [f"r{number}::{server.node.id}" for number, server in servers.running.items()]
+        with pytest.raises(haret.BadRequest, match=f"cluster join {three}"):
+            await admin.create_namespace("demo", pids)
+
+
+async def test_a_node_with_another_secret_stays_outside(tmp_path: Path, config: haret.ServerConfig) -> None:
+    async with open_servers(tmp_path, config, 1) as servers:
+        (tmp_path / "other").write_text("another secret of some length")
+        (tmp_path / "other").chmod(0o600)
+        stranger = replace(servers.config(2), secret_file=str(tmp_path / "other"))
+        await servers.start(2, stranger)
+        async with servers.admin(2) as admin:
+            with pytest.raises(haret.BadRequest, match="secret"):
+                await admin.join(servers.running[1].node.id)
+
+
+async def test_a_damaged_record_is_a_clear_error(tmp_path: Path, config: haret.ServerConfig) -> None:
+    async with open_servers(tmp_path, config) as servers:
+        await servers.create(1)
+        await servers.kill(3)
+        record = tmp_path / "n3" / "namespaces.record"
+        record.write_bytes(record.read_bytes()[:-1])
+        with pytest.raises(haret.ConfigError, match="damaged"):
+            async with haret.open_server(servers._configs[3]):
+                pass
+        record.unlink()  # as the error says
+        await servers.start(3)
+        async with servers.admin(3) as admin:
+            while not await admin.namespaces():  # noqa: ASYNC110  # no event tells
+                await trio.sleep(0.02)
