@@ -6,6 +6,7 @@ what was cut short. Here the first signal cancels the one scope around everythin
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -31,20 +32,21 @@ class Interrupted(Exception):
         self.number = number
 
 
-def run_trio(
-    main: Callable[[], Awaitable[_T]], signals: tuple[signal.Signals, ...] = INTERRUPT, *, warn: str = ""
-) -> _T:
+def run_trio(main: Callable[[], Awaitable[_T]], signals: tuple[signal.Signals, ...] = INTERRUPT) -> _T:
     """Run `main` and return its result. Raises `Interrupted` if one of the signals came first.
 
-    `warn` is written to stderr when the first signal comes. Raises `KeyboardInterrupt` at the second.
+    The second one ends the process at once: by `KeyboardInterrupt` where it hits a task.
     """
     received: list[int] = []
     cancel: list[Callable[[], Any]] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
         received.append(number)
+        if len(received) > 1:
+            if trio.lowlevel.currently_ki_protected():
+                # It hit Trio itself, mostly while it waits. An exception there would end in tracebacks, and end nothing.
+                os._exit(128 + number)
+            raise KeyboardInterrupt
         for one in cancel:
             one()
 

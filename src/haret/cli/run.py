@@ -36,13 +36,14 @@ def _run(arguments: Sequence[str], console: Console) -> int:
             raise UsageError(
                 "what should it do?", "`haret --help` lists the commands; `haret demo` shows what it is about"
             )
-        options = make_parser().parse_args(arguments)
+        try:
+            options = make_parser().parse_args(arguments)
+        except PrintAndEnd as text:
+            console.write(str(text))
+            return Exit.OK
         start: Callable[[Any, Console], int] = options.start
         console.form = getattr(options, "output", None) or ("table" if console.terminal else "plain")
         return start(options, console)
-    except PrintAndEnd as text:
-        console.write(str(text))
-        return Exit.OK
     except BrokenPipeError:
         raise
     except EXPECTED as error:

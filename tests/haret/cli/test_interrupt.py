@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,30 @@ def test_a_second_signal_does_not_wait_for_order() -> None:
         run_trio(stubborn)
 
 
+SIGNAL_WHILE_TRIO_WAITS = """
+import signal, sys, trio
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import haret_command, haret.cli
+from haret.cli.interrupt import run_trio
+
+async def stubborn():
+    signal.raise_signal(signal.SIGINT)
+    with trio.CancelScope(shield=True):
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.setitimer(signal.ITIMER_REAL, 0.1)  # by then, no task runs
+        await trio.sleep_forever()
+
+haret.cli.main = lambda: run_trio(stubborn)
+sys.exit(haret_command.main())
+"""
+
+
+def test_a_second_signal_may_hit_trio_itself() -> None:
+    command = [sys.executable, "-c", SIGNAL_WHILE_TRIO_WAITS]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_the_first_signal_cancels_in_order() -> None:
     cleaned_up = []
 
@@ -112,8 +137,10 @@ def test_a_reader_that_goes_away_is_no_error(start: Callable[..., Any]) -> None:
     assert (done.code, done.err) == (141, b"")
 
 
-def test_a_full_disk_is_an_error(start: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("words", [("version",), ("--version",), ("put", "--help"), ("serve", "--example-config")])
+def test_a_full_disk_is_an_error(start: Callable[..., Any], words: tuple[str, ...]) -> None:
     with open("/dev/full", "wb") as full:
-        done = start("version", stdout=full).finish()
+        done = start(*words, stdout=full).finish()
     assert done.code == 1
     assert b"No space left" in done.err
+    assert b"Traceback" not in done.err
