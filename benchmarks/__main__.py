@@ -8,7 +8,7 @@ import time
 
 from .harness import machine_facts, save, table
 
-NAMES = ["local_one_way", "ask", "ring", "timers", "tree", "vr_core", "service"]
+NAMES = ["local_one_way", "ask", "ring", "timers", "tree", "vr_core", "service", "cluster"]
 """The benchmarks, in the order of the table."""
 
 
