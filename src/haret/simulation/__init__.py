@@ -5,6 +5,7 @@
     invariants  the checks
     group       the scenario that puts them together, and what convergence means
     campaign    many runs of it
+    small       a group so small that every order of events can be tried
 
 Nothing here is used in production, and `haret.vr` knows nothing of it. `haret sim` runs it.
 """

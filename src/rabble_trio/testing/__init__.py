@@ -9,6 +9,7 @@ How the package is laid out. For processes alone, without Trio:
     _driver      chooses by virtual time and chance
     _schedule    scenarios; schedules to save, load and replay
     _minimize    shortens a schedule that fails
+    _explore     every order in which things can happen, within bounds    (_freeze: states as values)
     __main__     the command that replays and shortens saved schedules
     pytest_plugin  saved schedules as tests
 
@@ -25,6 +26,8 @@ from ._choices import Crash as Crash
 from ._choices import ScheduleError as ScheduleError
 from ._cluster import Cluster as Cluster
 from ._cluster import open_cluster as open_cluster
+from ._explore import Exploration as Exploration
+from ._explore import explore as explore
 from ._faults import Faults as Faults
 from ._minimize import minimize as minimize
 from ._network import MemoryNetwork as MemoryNetwork

@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -100,6 +100,8 @@ class Simulation:
         self._items: dict[Pending, None] = {}  # a dict, because a set has no order
         self._fresh: list[Pending] = []  # for the driver: what became pending since it looked
         self._checks: list[Check] = []
+        self._always: list[Callable[[Mapping[Pid, Process]], None]] = []
+        self._latest: dict[Pid, Process] = {}  # the processes that `always` is about
         self._crash_limits: list[tuple[tuple[Pid, ...], int, int | None]] = []  # for the driver: see may_crash
         self._converged: Callable[[], bool] | None = None
         self._core: Callable[[Random], Iterable[Pid]] | None = None
@@ -167,6 +169,15 @@ class Simulation:
     def check(self, check: Check) -> None:
         """Call this after each step of each process. It raises if something is wrong."""
         self._checks.append(check)
+
+    def always(self, holds: Callable[[Mapping[Pid, Process]], None]) -> None:
+        """Call this after each step with all processes, by pid. It raises if something is wrong.
+
+        Of a process that crashed it sees the last state. Unlike `check`, this speaks about states alone, whatever led to
+        them, so `explore` can use it, too.
+        """
+        self._always.append(holds)
+        self._latest.update((pid, slot.process) for pid, slot in self._slots.items() if slot.process is not None)
 
     def may_crash(self, pids: Iterable[Pid], *, at_once: int, total: int | None = None) -> None:
         """Which processes `step` may crash, how many of them at once, and how many crashes in all (None: any number)."""
@@ -564,6 +575,10 @@ class Simulation:
             step = Step(slot.pid, slot.name, process, event, sender, message, cid, items)
             for check in self._checks:
                 check(step)
+        if self._always:
+            self._latest[slot.pid] = process
+            for holds in self._always:
+                holds(self._latest)
         items.clear()
         if crash is not None and slot.process is not None:
             self._crash(slot, crash)

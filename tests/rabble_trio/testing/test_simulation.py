@@ -423,3 +423,15 @@ def test_every_choice_can_be_repeated_from_its_line(world):
         again.perform(Choice.from_line(line))
     assert [choice.to_line() for choice in again.choices] == lines
     assert list(again.received) == list(world.received)
+
+
+def test_what_always_holds_sees_all_processes_the_last_state_of_dead_ones_too(world):
+    seen = []
+    world.spawn(A, Adder)
+    world.always(lambda processes: seen.append({pid: list(one.numbers) for pid, one in processes.items()}))
+    world.spawn(B, Adder)
+    world.deliver(world.send(A, Add(1), sender=CLIENT))
+    world.crash(A)
+    world.deliver(world.send(B, Add(2), sender=CLIENT))
+    world.restart(A)
+    assert seen == [{A: [], B: []}, {A: [1], B: []}, {A: [1], B: [2]}, {A: [], B: [2]}]
