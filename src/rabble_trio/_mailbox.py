@@ -23,7 +23,8 @@ import trio
 from outcome import Value
 
 from ._ids import CorrelationId, Pid
-from ._process import Envelope
+from ._messages import DemonitorNodes, MonitorNodes
+from ._process import Envelope, cluster_pid
 
 if TYPE_CHECKING:
     from ._actor import Actor
@@ -210,6 +211,14 @@ class Mailbox:
     def demonitor(self, pid: Pid) -> None:
         """No longer receive the `Down` of `pid`."""
         self._executor.demonitor(self._actor, pid)
+
+    def monitor_nodes(self) -> None:
+        """Receive `NodeUp` for each member of the cluster that is linked, now and later, and `NodeDown` for each lost."""
+        self._executor.route(cluster_pid(self.pid.node), self.pid, MonitorNodes(), None)
+
+    def demonitor_nodes(self) -> None:
+        """No longer receive `NodeUp` and `NodeDown`."""
+        self._executor.route(cluster_pid(self.pid.node), self.pid, DemonitorNodes(), None)
 
     def statistics(self) -> MailboxStatistics:
         """How full the mailbox is."""
