@@ -66,11 +66,8 @@ def fill(simulation: Simulation, requests: int, kind: type[Replica] = Impatient)
     simulation.fire(simulation.find("r0 timer 1"))
     while messages := [item for item in simulation.pending if item.kind == "message"]:
         simulation.deliver(messages[0])
-    simulation.history.clear()
-    simulation.received.clear()
     for number in range(1, requests + 1):
         simulation.send(pids[(number - 1) % 3], Request(1, number, 1, b"x%d" % number), sender=CLIENT)
-    simulation.history.clear()
     simulation.may_crash(pids, at_once=3)
     simulation.always(agreement)
 

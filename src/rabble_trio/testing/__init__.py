@@ -10,6 +10,7 @@ How the package is laid out. For processes alone, without Trio:
     _schedule    scenarios; schedules to save, load and replay
     _minimize    shortens a schedule that fails
     _explore     every order in which things can happen, within bounds    (_freeze: states as values)
+    hypothesis   strategies, and a state machine whose rules are the choices; import it by its own name
     __main__     the command that replays and shortens saved schedules
     pytest_plugin  saved schedules as tests
 

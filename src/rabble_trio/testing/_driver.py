@@ -228,15 +228,6 @@ class Driver:
             self._world.resume(pid)
             self._unblock()
 
-    def _victims(self) -> list[Pid]:
-        """Processes that may crash now."""
-        world, victims = self._world, []
-        for pids, at_once, total in world._crash_limits:
-            down = sum(not world.up(pid) or world._slots[pid].doomed is not None for pid in pids)
-            if down < at_once and (total is None or sum(world.incarnation(pid) - 1 for pid in pids) + down < total):
-                victims += [pid for pid in pids if world.up(pid) and world._slots[pid].doomed is None]
-        return victims
-
     def _how(self, slot: Slot, effects: int | None) -> Crash:
         faults, chance = self._faults, self._random
         keep, torn, lose, amnesia = chance(), chance(), chance(), chance()
@@ -251,7 +242,7 @@ class Driver:
         )
 
     def _crash_one(self) -> None:
-        victims = self._victims()
+        victims = self._world.crashable
         if not victims:
             return
         pid = self._pick(victims)

@@ -35,7 +35,7 @@ from ._pending import MESSAGE, TIMER, Pending, Slot
 from ._schedule import Scenario, Schedule
 from ._simulation import Simulation
 
-MAX_STATES: Final = 1_000_000
+MAX_STATES: Final = 2_000_000
 """States that are remembered at most, about 1 KB each; then the exploration ends as incomplete."""
 
 DELIVER, FIRE, CRASH, RESTART, KEEP = "deliver", "fire", "crash", "restart", "duplicate"
@@ -353,12 +353,11 @@ class _Explorer:
     def _to_schedule(self, path: list[Action]) -> Schedule:
         """The same on a real world, which has names for what happens."""
         world = self._schedule.world()
-        begun = len(world.history)
         with contextlib.suppress(Exception):  # that is the failure which this is about
             for action in path:
                 self._perform(world, *action)
         schedule = self._schedule
-        return Schedule(schedule.scenario, schedule.seed, schedule.parameters, tuple(world.choices[begun:]))
+        return Schedule(schedule.scenario, schedule.seed, schedule.parameters, tuple(world.choices))
 
     def _perform(self, world: Simulation, verb: str, index: int, what: Any) -> None:
         pid = self._pids[index]

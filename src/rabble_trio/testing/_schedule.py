@@ -42,6 +42,7 @@ class Scenario:
 
     def __call__(self, simulation: Simulation, **parameters: Any) -> None:
         self._function(simulation, **parameters)
+        simulation.history.clear()  # what it chose itself is part of the world: every replay does it again
 
     def __repr__(self) -> str:
         return f"<scenario {self.name}>"

@@ -183,6 +183,18 @@ class Simulation:
         """Which processes `step` may crash, how many of them at once, and how many crashes in all (None: any number)."""
         self._crash_limits.append((tuple(pids), at_once, total))
 
+    @property
+    def crashable(self) -> list[Pid]:
+        """Processes that may crash now, without exceeding what `may_crash` allows."""
+        found: list[Pid] = []
+        for pids, at_once, total in self._crash_limits:
+            slots = [self._slots[pid] for pid in pids]
+            down = sum(slot.process is None or slot.doomed is not None for slot in slots)
+            crashes = down + sum(slot.incarnation - 1 for slot in slots)
+            if down < at_once and (total is None or crashes < total):
+                found += [slot.pid for slot in slots if slot.process is not None and slot.doomed is None]
+        return found
+
     def converges(
         self,
         done: Callable[[], bool],

@@ -13,8 +13,9 @@ from rabble_trio.testing import (
     ScheduleError,
     minimize,
     run_scenario,
+    scenario,
 )
-from tests.rabble_trio.testing.toys import A, Add, B, in_order, pid
+from tests.rabble_trio.testing.toys import A, Add, Adder, B, in_order, pid
 
 
 def failing(seed=11, **parameters):
@@ -104,6 +105,33 @@ def test_replay_says_which_choice_does_not_fit_unless_it_may_skip_it():
     with pytest.raises(ScheduleError, match="choice 2: nothing is pending under the name 'a>b Add#2'"):
         schedule.replay()
     assert schedule.replay(strict=False).process(A).next == 2
+
+
+@scenario
+def prepared(simulation):
+    """A world in which something has been chosen already."""
+    simulation.spawn(A, lambda: Adder(peer=B))
+    simulation.spawn(B, Adder)
+    simulation.deliver(simulation.send(A, Add(1), sender=B))
+
+    def check(step):
+        assert step.process.numbers.count(1) < 2, f"a second one reached {step.name}"
+
+    simulation.check(check)
+
+
+def test_what_the_scenario_chooses_is_not_in_the_schedule():
+    with pytest.raises(ScenarioFailed) as caught:
+        run_scenario(prepared, 1, 50, faults=Faults(duplication=0.9))
+    schedule = caught.value.schedule
+    assert schedule.choices[0].do != "send"
+    with pytest.raises(AssertionError, match="a second one reached b"):
+        schedule.replay()
+    assert [choice.to_line() for choice in minimize(schedule).choices] == [
+        '{"do": "duplicate", "what": "a>b Add#1"}',
+        '{"do": "deliver", "what": "a>b Add#1"}',
+        '{"do": "deliver", "what": "a>b Add#1.1"}',
+    ]
 
 
 # --- Minimising ---
