@@ -73,7 +73,7 @@ class RequestLimits:
 class ConnectionOutput:
     """What a handler wants done, as data. A test makes its own and looks at the attributes."""
 
-    __slots__ = ("_max_requests", "_next", "close_reason", "envelopes", "pending", "refused", "replies")
+    __slots__ = ("_max_requests", "_next", "backlog", "close_reason", "envelopes", "pending", "refused", "replies")
 
     def __init__(self, max_requests: int = 1024) -> None:
         self.replies: list[Any] = []
@@ -84,6 +84,9 @@ class ConnectionOutput:
         """The contexts of requests that have no reply yet, by number."""
         self.refused: list[Any] = []
         """The contexts of requests that were one too many."""
+        self.backlog = 0
+        """Bytes of earlier replies that wait for the peer to read them. A handler whose replies are large looks at it: a
+        peer is cut off beyond `RequestLimits.max_reply_bytes`, also one that reads, if it may ask for that much at once."""
         self.close_reason: str | None = None
         """Set once the connection shall end."""
         self._next = 0
@@ -154,7 +157,6 @@ class _Peer:
         self.output = ConnectionOutput(max_requests)
         self.deadlines: deque[tuple[float, int]] = deque()  # when which request fails; may hold answered ones
         self.outgoing: deque[bytes] = deque()
-        self.outgoing_bytes = 0
         self.wake = trio.Event()
         self.scope = trio.CancelScope()
 
@@ -301,7 +303,7 @@ class WebsocketService(Service):
                 while outgoing and size + len(outgoing[0]) < BATCH_BYTES:
                     size += len(outgoing[0])
                     batch.append(outgoing.popleft())
-                peer.outgoing_bytes -= sum(map(len, batch))
+                peer.output.backlog -= sum(map(len, batch))
                 await peer.connection.send(join_batch(batch))
             await peer.connection.aclose(POLICY_VIOLATION, peer.output.close_reason)
         except ConnectionClosed:
@@ -328,7 +330,7 @@ class WebsocketService(Service):
         if output.envelopes:
             self._send_envelopes(peer)
         if output.refused:
-            self._counts["requests failed"] += len(output.refused)
+            self._counts["requests_failed"] += len(output.refused)
             refused, output.refused = output.refused, []
             for context in refused:
                 peer.handler.failed(context, f"{self._limits.max_requests} requests are unanswered already", output)
@@ -337,16 +339,24 @@ class WebsocketService(Service):
             for message in output.replies:
                 data = encode(message)
                 outgoing.append(data)
-                peer.outgoing_bytes += len(data)
+                output.backlog += len(data)
             self._counts["replies"] += len(output.replies)
             output.replies.clear()
             peer.wake.set()
-            if peer.outgoing_bytes > self._limits.max_reply_bytes:
-                logger.warning("%s: %s reads too slowly and is cut off", self._mailbox.pid, peer.connection.remote)
-                self._counts["cut off"] += 1
-                peer.scope.cancel()
+            if output.backlog > self._limits.max_reply_bytes:
+                self._cut_off(peer)
         if output.close_reason is not None:
             self._end(peer)
+
+    def _cut_off(self, peer: _Peer) -> None:
+        # Its task ends later than this, and until then nothing more may be piled up for it.
+        peer.outgoing.clear()
+        peer.output.backlog = 0
+        peer.output.forget_requests()
+        if not peer.scope.cancel_called:
+            logger.warning("%s: %s reads too slowly and is cut off", self._mailbox.pid, peer.connection.remote)
+            self._counts["cut_off"] += 1
+            peer.scope.cancel()
 
     def _end(self, peer: _Peer) -> None:
         """Let the writer say what is left to say, for a while."""
@@ -376,7 +386,7 @@ class WebsocketService(Service):
             self._requests_pending.set()
 
     def _fail(self, peer: _Peer, number: int, reason: str) -> None:
-        self._counts["requests failed"] += 1
+        self._counts["requests_failed"] += 1
         if number in peer.output.pending:
             peer.handler.failed(peer.output.pending.pop(number), reason, peer.output)
 
@@ -427,8 +437,8 @@ class WebsocketService(Service):
     def metrics(self) -> Metrics:
         """What the server counted since it started, and what is open now."""
         gauges = {
-            "open connections": float(len(self._peers)),
-            "pending requests": float(sum(len(peer.output.pending) for peer in self._peers.values())),
-            "bytes waiting": float(sum(peer.outgoing_bytes for peer in self._peers.values())),
+            "open_connections": float(len(self._peers)),
+            "pending_requests": float(sum(len(peer.output.pending) for peer in self._peers.values())),
+            "bytes_waiting": float(sum(peer.output.backlog for peer in self._peers.values())),
         }
         return Metrics(dict(self._counts), gauges)

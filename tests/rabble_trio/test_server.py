@@ -26,6 +26,7 @@ from rabble_trio import (
     RequestLimits,
     WebsocketService,
     decode_batch,
+    encode,
     encode_batch,
     message,
     open_node,
@@ -93,7 +94,8 @@ class Handler(ConnectionHandler):
                 output.reply(message)
 
     def answered(self, context: Any, message: Any, sender: Pid, output: ConnectionOutput) -> None:
-        output.reply(Say(f"{context}: {message.text}"))
+        text = str(output.backlog) if context == "backlog" else message.text
+        output.reply(Say(f"{context}: {text}"))
 
     def failed(self, context: Any, reason: str, output: ConnectionOutput) -> None:
         output.reply(Say(f"{context} failed: {reason}"))
@@ -215,7 +217,7 @@ async def test_a_request_without_a_reply_fails_after_its_time() -> None:
     async with world(RequestLimits(request_timeout=0.02)) as w, w.client() as client:
         assert await client.ask(Question("silence")) == Say("silence failed: no reply within 0.02 s")
         assert w.service.metrics().counters["timeouts"] == 1
-        assert w.service.metrics().gauges["pending requests"] == 0
+        assert w.service.metrics().gauges["pending_requests"] == 0
 
 
 async def test_a_second_reply_is_dropped_and_counted() -> None:
@@ -280,8 +282,27 @@ async def test_a_slow_reader_is_cut_off(caplog: pytest.LogCaptureFixture) -> Non
             with pytest.raises(ConnectionClosed):
                 for _ in range(200):  # 100 MB, which no socket buffer holds
                     await slow.send(Big(500_000))
-            assert w.service.metrics().counters["cut off"] == 1
+            assert w.service.metrics().counters["cut_off"] == 1
             assert await honest.ask(Say("hello")) == Say("hello")
+
+
+async def test_a_connection_is_cut_off_once_however_much_comes_after(caplog: pytest.LogCaptureFixture) -> None:
+    async with world(RequestLimits(max_reply_bytes=1000)) as w, w.client() as greedy:
+        with pytest.raises(ConnectionClosed):
+            await greedy.send(*(Question("x" * 400) for _ in range(20)))
+            while True:
+                await greedy.receive()
+        assert w.service.metrics().counters["cut_off"] == 1
+        assert [record.getMessage().endswith("reads too slowly and is cut off") for record in caplog.records] == [True]
+
+
+async def test_a_handler_sees_what_waits_to_be_read() -> None:
+    async with world() as w, w.client() as client:
+        await client.send(Question("backlog"), Question("backlog"))
+        first, second = [await client.receive() for _ in range(2)]
+        assert first == Say("backlog: 0")
+        assert second == Say(f"backlog: {len(encode(first))}")
+        assert await client.ask(Question("backlog")) == first
 
 
 async def test_replies_of_any_size_that_may_be_sent_arrive() -> None:
@@ -297,7 +318,7 @@ async def test_the_service_answers_what_it_counts() -> None:
         metrics = await w.node.ask(w.pid, GetMetrics())
         assert metrics.counters["connections"] == 1
         assert metrics.counters["messages"] == 1
-        assert metrics.gauges["open connections"] == 1
+        assert metrics.gauges["open_connections"] == 1
 
 
 async def test_handlers_hear_that_their_connection_is_gone() -> None:

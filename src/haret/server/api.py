@@ -6,12 +6,14 @@ Rules:
 2. An operation is decoded and checked before it is sent to the primary, for what reaches a log can't be refused any more.
 3. Every `Enter` and `Submit` is answered. When the primary is unknown, down, replaced, full or silent, the answer is
    `Retry`, at once; and `Ready` follows as soon as a primary is known again.
-4. A client whose primary is on another node is redirected there: in answer to `Enter`, or as soon as it is so.
+4. Results that the client does not read as fast as it asks for them do not pile up here: beyond `MAX_BACKLOG` it is to ask
+   again. They are not lost, since the replicas keep them until the client has had them.
+5. A client whose primary is on another node is redirected there: in answer to `Enter`, or as soon as it is so.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from haret.backend import Refusal, admit
 from haret.protocol import (
@@ -36,6 +38,10 @@ from rabble_trio import ConnectionOutput, NodeId, Pid, encode
 
 from .directory import Directory, Entry, PrimaryChanged
 from .greeting import GreetedConnection
+
+MAX_BACKLOG: Final = 4 * 1024 * 1024
+"""Bytes that may wait for a client to read them before results are held back: several of the largest, and half of what a
+connection is cut off at."""
 
 _ENTER = 0  # the context of OpenSession; a Submit's is its number, from 1
 
@@ -155,6 +161,9 @@ class ApiConnection(GreetedConnection):
     def answered(self, context: Any, message: Any, sender: Pid, output: ConnectionOutput) -> None:
         """A replica answered."""
         if type(message) is vr.Reply:
+            if output.backlog > MAX_BACKLOG:
+                output.reply(Retry(context, "results wait to be read"))
+                return
             output.reply(Result(context, message.op, message.epoch, message.view, message.result))
             return
         match message:

@@ -148,9 +148,9 @@ class NamespaceManager(Service):
             {},
             {
                 "namespaces": float(len(entries)),
-                "namespaces without a primary": float(sum(entry.primary is None for entry in entries)),
-                "namespaces with rivals": float(sum(entry.group is None for entry in entries)),
-                "other nodes": float(len(self._reachable)),
+                "namespaces_without_primary": float(sum(entry.primary is None for entry in entries)),
+                "namespaces_with_rivals": float(sum(entry.group is None for entry in entries)),
+                "other_nodes": float(len(self._reachable)),
             },
         )
 

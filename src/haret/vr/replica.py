@@ -99,7 +99,7 @@ class Replica(Process):
             return
         if kind in BETWEEN_REPLICAS and (message.epoch != self._epoch or sender not in self._members):
             other = "epoch" if sender in self._members else "sender"
-            self.context.count(f"dropped.other_{other}")
+            self.context.count(f"dropped_other_{other}")
             return
         transition = handler(message, sender, correlation_id, output)
         if transition is not None:
@@ -117,7 +117,7 @@ class Replica(Process):
             case GetMetrics():
                 output.send(sender, self.metrics(), cid)
             case _:
-                self.context.count("dropped.unexpected")
+                self.context.count("dropped_unexpected")
 
     def _start_timer(self, output: Outbox) -> None:
         jitter = self.context.random.uniform(1 - TICK_JITTER, 1 + TICK_JITTER)

@@ -96,7 +96,7 @@ class Collection:
         """Take a piece, and ask for the next. Returns whether it was the one that was awaited."""
         question = self._question
         if question is None or not question.answered_by(answer):
-            self._ctx.count("dropped.stale_new_state")
+            self._ctx.count("dropped_stale_new_state")
             return False
         if self.target is None:
             self.target = max(answer.op, self.after)
@@ -118,7 +118,7 @@ def answer(ctx: Context, question: GetState, sender: Pid, output: Outbox) -> Non
     """Answer a `GetState` that this replica may answer, with a bounded piece of its log."""
     if not ctx.log.holds(question.after):
         # Nothing to give: it was cut off, or the other replica is ahead. It will ask somebody else (defect D11).
-        ctx.count("dropped.get_state_out_of_range")
+        ctx.count("dropped_get_state_out_of_range")
         return
     entries = ctx.log.batch(question.after, ctx.settings.batch_entries, ctx.settings.batch_bytes)
     output.send(

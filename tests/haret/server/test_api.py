@@ -26,7 +26,7 @@ from haret.protocol import (
     UnknownNamespace,
     Welcome,
 )
-from haret.server.api import ApiConnection
+from haret.server.api import MAX_BACKLOG, ApiConnection
 from haret.server.directory import Directory, PrimaryChanged
 from haret.server.registry import Group
 from haret.vertree import BlobGet, InvalidPath
@@ -313,3 +313,14 @@ def test_a_namespace_with_rivals_is_not_served() -> None:
     driver.connection.notified(PrimaryChanged("ns", None), R1, driver.output)
     (retry,) = driver.receive(Submit(1, 1, GET))
     assert "created 2 times" in retry.reason
+
+
+def test_results_do_not_pile_up_for_a_client_that_reads_slowly() -> None:
+    driver = Driver().enter()
+    driver.receive(*(Submit(number, 1, GET) for number in (1, 2, 3)))
+    driver.output.backlog = MAX_BACKLOG
+    assert type(driver.answer(vr.Reply(5, 1, 11, 0, 3, b"one"))[0]) is Result
+    driver.output.backlog += 1
+    assert driver.answer(vr.Reply(5, 2, 12, 0, 3, b"two")) == [Retry(2, "results wait to be read")]
+    driver.output.backlog = 0
+    assert type(driver.answer(vr.Reply(5, 3, 13, 0, 3, b"three"))[0]) is Result

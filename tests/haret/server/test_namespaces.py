@@ -152,9 +152,9 @@ async def test_the_manager_counts() -> None:
         metrics = await w.ask(GetMetrics())
         assert metrics.gauges == {
             "namespaces": 1.0,
-            "namespaces without a primary": 0.0,
-            "namespaces with rivals": 0.0,
-            "other nodes": 0.0,
+            "namespaces_without_primary": 0.0,
+            "namespaces_with_rivals": 0.0,
+            "other_nodes": 0.0,
         }
 
 
@@ -338,7 +338,7 @@ async def test_creations_on_two_sides_of_a_partition_are_rivals(autojump_clock: 
         await until(lambda: len(entry.rivals) == 2)
         assert entry.primary is None
         assert await w[1].ask(w[1].request()) == NamespaceExists("ns")
-        assert (await w[1].ask(GetMetrics())).gauges["namespaces with rivals"] == 1.0
+        assert (await w[1].ask(GetMetrics())).gauges["namespaces_with_rivals"] == 1.0
 
 
 # ----------------------------------------------------------------- fresh or silent

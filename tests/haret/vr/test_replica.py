@@ -87,7 +87,7 @@ def test_what_a_replica_does_not_understand_is_dropped(network):
     network.give(0, Shutdown())
     network.give(0, Timeout(), cid=CorrelationId(network.pids[0], 99))
     assert network.flying == []
-    assert network[0].metrics().counters["dropped.unexpected"] == 2
+    assert network[0].metrics().counters["dropped_unexpected"] == 2
 
 
 def test_questions_about_a_replica_are_answered_with_the_asker_s_correlation_id(network):

@@ -148,4 +148,4 @@ def test_what_is_not_in_the_log_is_not_answered(ctx, output, after):
     ctx.log.extend(1, entries(1, 8))
     answer(ctx, GetState(0, 2, 2, after, 9), B, output)
     assert sent(output) == []
-    assert ctx.counters == {"dropped.get_state_out_of_range": 1}
+    assert ctx.counters == {"dropped_get_state_out_of_range": 1}

@@ -135,7 +135,7 @@ class Backup(Waiting):
         """Section 5.2, the same view. What arrived meanwhile otherwise is skipped; it is the same."""
         ctx, gap = self.ctx, self._gap
         if gap is None or not gap.answered_by(message):
-            ctx.count("dropped.stale_new_state")
+            ctx.count("dropped_stale_new_state")
             return
         self._append_new(message.first, message.entries)
         self._acknowledge(output)

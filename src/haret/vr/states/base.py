@@ -118,7 +118,7 @@ class State:
         if message.view == message.log_view == self.ctx.view:
             answer(self.ctx, message, sender, output)
         else:
-            self.ctx.count("dropped.get_state_other_view")
+            self.ctx.count("dropped_get_state_other_view")
 
     def on_later_vote(
         self, message: DoViewChange, sender: Pid, cid: CorrelationId | None, output: Outbox
@@ -138,10 +138,10 @@ class State:
         """
         ctx = self.ctx
         if message.view <= ctx.view:
-            ctx.count("dropped.older_view")
+            ctx.count("dropped_older_view")
             return None
         if sender != ctx.configuration.primary(message.view):
-            ctx.count("dropped.not_from_primary")
+            ctx.count("dropped_not_from_primary")
             return None
         return self.fetch_view(message, sender)
 

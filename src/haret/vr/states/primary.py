@@ -252,7 +252,7 @@ class Primary(Waiting):
         """Section 4.1, step 4. Acks are cumulative, so a late one changes nothing."""
         ctx = self.ctx
         if message.view != ctx.view or not 0 <= message.op <= ctx.log.op:
-            ctx.count("dropped.prepare_ok")
+            ctx.count("dropped_prepare_ok")
             return
         if message.op <= self._acked[sender]:
             return

@@ -91,7 +91,7 @@ class StateTransfer(Waiting):
             self.heard()
             return None
         if message.view < self._view:
-            self.ctx.count("dropped.older_view")
+            self.ctx.count("dropped_older_view")
             return None
         return self.on_later_view(message, sender, cid, output)
 

@@ -137,4 +137,4 @@ class ViewChange(Waiting):
         if message.view == ctx.view and message.log_view == ctx.last_normal_view and sender == self._leader:
             answer(ctx, message, sender, output)
         else:
-            ctx.count("dropped.get_state_other_view")
+            ctx.count("dropped_get_state_other_view")

@@ -78,7 +78,7 @@ class Waiting(State):
         """Rules 2 to 4."""
         wishes, floor = self.ctx.wishes, self.floor()
         if message.view <= floor:
-            self.ctx.count("dropped.old_wish")
+            self.ctx.count("dropped_old_wish")
             return None
         wishes.note(sender, message.view)
         if message.entered > floor:

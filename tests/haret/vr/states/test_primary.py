@@ -113,7 +113,7 @@ def test_an_impossible_ack_is_dropped(network, session, op):
     network.request(0, session, 1)
     network.give(0, PrepareOK(0, 0, op), network.pids[1])
     assert network.replies() == []
-    assert network[0].metrics().counters["dropped.prepare_ok"] == 1
+    assert network[0].metrics().counters["dropped_prepare_ok"] == 1
 
 
 # --- What may be lost ---
