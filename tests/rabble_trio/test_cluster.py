@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import random
 from collections.abc import Sequence
@@ -537,6 +538,44 @@ async def test_a_clean_end_delivers_what_waits_and_says_so(autojump_clock: Clock
             assert [inbox.receive_nowait().message.text for _ in range(5)] == list("01234")
             cluster[2]._executor.route(Pid("x", NodeId("n1", "n1:5000")), inbox.pid, Say("late"), None)
             assert cluster[2].executor_status().dead_letters == {"no link": 1}
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_happened_a_network_that_is_well_again_is_one_cluster(
+    autojump_clock: Clock, tmp_path: Path, seed: int
+) -> None:
+    async with open_cluster(4, seed=seed, data_dir=tmp_path) as cluster:
+        rng = random.Random(seed)
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        down: set[int] = set()
+        for one, other in itertools.combinations("1234", 2):
+            cluster.network.set_path(f"n{one}", f"n{other}", delay=rng.uniform(0, 0.2), loss=rng.choice([0, 0.001]))
+        for _ in range(100):
+            number = rng.randint(1, 4)
+            match rng.choice(["cut", "partition", "one way", "heal", "crash", "start"]):
+                case "cut":
+                    cluster.network.cut(f"n{number}")
+                case "partition":
+                    cluster.partition(number)
+                case "one way":
+                    cluster.partition(number, one_way=True)
+                case "heal":
+                    cluster.heal()
+                case "crash" if number not in down:
+                    await cluster.crash(number)
+                    down.add(number)
+                case "start" if number in down:
+                    await cluster.start(number)
+                    down.discard(number)
+            await trio.sleep(rng.expovariate(0.5))
+        cluster.heal()
+        for number in down:
+            await cluster.start(number)
+        with trio.fail_after(60):
+            await cluster.settled()
+        await trio.sleep(30)
+        assert [node.cluster_status().connections for node in cluster] == [3] * 4
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
 
 
 # Records --------------------------------------------------------------------------------------------------------------
