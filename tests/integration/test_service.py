@@ -87,6 +87,22 @@ async def test_the_largest_value_and_one_byte_more(world: World) -> None:
             await c.blob_put("/blob", bytes(512 * 1024 + 1))
 
 
+async def test_more_results_than_a_connection_may_have_waiting(world: World) -> None:
+    async with world() as w, w.client() as c:
+        await c.create("/blob", "blob")
+        await c.blob_put("/blob", bytes(512 * 1024))
+        sizes = []
+
+        async def get() -> None:
+            sizes.append(len((await c.blob_get("/blob")).value))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(get)
+        assert sizes == [512 * 1024] * 40
+        assert c.statistics().connections == 1
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [
@@ -98,6 +114,9 @@ async def test_the_largest_value_and_one_byte_more(world: World) -> None:
         (lambda c: c.queue_push("/blob", b""), haret.WrongType),
         (lambda c: c.delete("/"), haret.CannotDeleteRoot),
         (lambda c: c.multi_cas(operations=[haret.BlobPut("/no", b"")]), haret.DoesNotExist),
+        (lambda c: c.blob_get("/\udcff"), haret.InvalidPath),  # has no UTF-8
+        (lambda c: c.blob_put("/blob", bytes(5_000_000)), haret.LimitExceeded),  # more than a frame
+        (lambda c: c.multi_cas(operations=[haret.BlobPut("/blob", bytes(500_000))] * 4), haret.LimitExceeded),
         (lambda c: c.blob_put("/blob", "text"), TypeError),
         (lambda c: c.blob_put(7, b""), TypeError),
     ],
@@ -355,6 +374,13 @@ async def test_what_is_no_endpoint(endpoints: Any) -> None:
     with pytest.raises(haret.ConfigError):
         async with haret.open_client(endpoints, "demo"):
             pytest.fail("it was taken for an endpoint")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 129, "\udcff", "ü", None])
+async def test_what_is_no_name_of_a_namespace(name: Any) -> None:
+    with pytest.raises(haret.ConfigError, match="namespace"):
+        async with haret.open_client("127.0.0.1:1", name):
+            pytest.fail("it was taken for a name")
 
 
 async def test_a_closed_client_answers_so(world: World) -> None:

@@ -63,6 +63,9 @@ _T = TypeVar("_T")
 GIVE_UP_AFTER: Final = 10.0
 """Seconds of patience by default: many times what a failover takes, and as long as a person will wait."""
 
+MAX_NAME: Final = 128
+"""Characters in the name of a namespace, which is a part of pids. What is longer, no server need be asked for."""
+
 FAREWELL: Final = 0.5
 """Seconds that closing a client may take to say goodbye to its session."""
 
@@ -157,7 +160,7 @@ class Client:
         try:
             data = encode(operation)
         except EncodeError as error:
-            raise TypeError(str(error)) from None
+            raise _not_encodable(operation, error) from None
         refused = check(operation)
         if refused is not None:
             raise _error(refused)
@@ -391,13 +394,16 @@ async def open_client(
     nobody answers raises `Unavailable`; `math.inf` to wait for as long as the caller's cancel scope lets it.
 
     It connects in the background, and again whenever the connection is lost, so it is no error if nobody is there yet:
-    calls wait. Raises `ConfigError` for what is no endpoint. What the block raises leaves it as it is.
+    calls wait. Raises `ConfigError` for what is no endpoint and for what can't be the name of a namespace. What the block
+    raises leaves it as it is.
     """
     chosen = [endpoints] if isinstance(endpoints, str) else list(endpoints)
     if not chosen:
         raise ConfigError("endpoints", "there must be at least one, such as 127.0.0.1:5002")
     for endpoint in chosen:
         parse_endpoint(endpoint)
+    if not (isinstance(namespace, str) and namespace.isascii() and 0 < len(namespace) <= MAX_NAME):
+        raise ConfigError("namespace", f"{namespace!r:.200} is no name: it takes 1 to {MAX_NAME} ASCII characters")
     if not give_up_after > 0:
         raise ConfigError("give_up_after", f"is a number of seconds above 0, not {give_up_after!r}")
     client = Client(chosen, namespace, give_up_after)
@@ -449,6 +455,15 @@ def _decode(result: bytes) -> Any:
     if type(value) in _RESULTS:
         return value
     raise error_from_value(value) or Unavailable(f"{type(value).__name__} is no result", (), True)
+
+
+def _not_encodable(operation: Operation, error: EncodeError) -> Exception:
+    """What is too large, or a path that has no UTF-8, is refused like any other operation; a wrong type is a `TypeError`."""
+    try:
+        refused = check(operation)
+    except Exception:  # `check` relies on the types that the encoder has found wrong
+        refused = None
+    return TypeError(str(error)) if refused is None else _error(refused)
 
 
 def _error(value: Any) -> HaretError:

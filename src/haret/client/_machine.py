@@ -24,7 +24,7 @@ what is in `outgoing` and `finished`.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
@@ -127,7 +127,8 @@ class Machine:
         self.answers: dict[str, str] = {}  # what each endpoint answered last, when it did not help
         self.session = 0
         self.in_flight: dict[int, Call] = {}
-        self.queue: deque[Call] = deque()
+        # As a dict, because thousands of calls may be cancelled at once, each of them anywhere in it.
+        self.queue: OrderedDict[Call, None] = OrderedDict()
         self.counts = {"sent": 0, "resent": 0, "completed": 0, "retries": 0, "redirects": 0, "late": 0, "sessions": 0}
         self.node: Any = None  # who answered last
         self._random = random
@@ -206,7 +207,7 @@ class Machine:
         call = Call(operation, now)
         if not self.queue and not self.in_flight:
             self.alarm = True
-        self.queue.append(call)
+        self.queue[call] = None
         self._advance(now)
         return call
 
@@ -214,7 +215,7 @@ class Machine:
         """Nobody waits for this call any more."""
         call.abandoned = True
         if not call.number:
-            self.queue.remove(call)
+            del self.queue[call]
 
     @property
     def waiting(self) -> bool:
@@ -248,7 +249,7 @@ class Machine:
         for call in self.in_flight.values():
             if not call.abandoned:
                 return call
-        return self.queue[0] if self.queue else None
+        return next(iter(self.queue), None)
 
     def _give_up(self, call: Call) -> None:
         reason = f"no answer from the namespace {self.namespace!r} within {self.patience:g} s"
@@ -382,7 +383,7 @@ class Machine:
             lowest = self._advance_lowest()
             if self._next - lowest >= WINDOW:
                 break
-            call = queue.popleft()
+            call, _ = queue.popitem(last=False)
             call.number = self._next
             self._next += 1
             in_flight[call.number] = call
