@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -281,3 +282,29 @@ async def test_the_log_of_a_node_has_no_secrets(caplog: pytest.LogCaptureFixture
     async with nodes({}, {}) as [one, two]:
         await one.join(two.id)
         assert SECRET.decode() not in caplog.text + repr(one._cluster._config) + repr(one)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to count open files")
+async def test_two_hundred_cuts_leave_no_socket_and_no_task_behind() -> None:
+    async with nodes({}, {}) as [one, two]:
+        await one.join(two.id)
+        await converge([one, two], {0, 1})
+
+        def open_things() -> tuple[int, int]:
+            return len(os.listdir("/proc/self/fd")), trio.lowlevel.current_statistics().tasks_living
+
+        before = open_things()
+        for number in range(200):
+            node, other = (one, two) if number % 2 else (two, one)
+            task = node._cluster._links[other.id]
+            if number % 4 < 2:
+                task.end("network", CloseCode.TIMEOUT, "cut by the test")
+            else:
+                await trio.aclose_forcefully(task.wire._stream)  # type: ignore[attr-defined]
+            await task.ended.wait()
+            for dialer in (one._cluster._dialers[two.id], two._cluster._dialers[one.id]):
+                dialer.hurry()
+            await converge([one, two], {0, 1})
+        with trio.fail_after(10):
+            while open_things() != before:  # noqa: ASYNC110
+                await trio.sleep(0.01)
