@@ -29,7 +29,7 @@ from typing import Any, Final, Literal, cast
 import trio
 
 from ._actor import INF, Actor
-from ._errors import ActorDown, ChildFailed
+from ._errors import ActorDown, ActorKilled, ChildFailed
 from ._executor import Executor, shorten
 from ._ids import Pid, check_name
 from ._mailbox import Mailbox
@@ -350,7 +350,10 @@ class SupervisorTask:
             reason = f"crashed: {shorten(error, _describe)}"
             if not reached_start:
                 raise
-            logger.error("%s crashed", actor.pid, exc_info=error)
+            if type(error) is ActorKilled:
+                logger.error("%s was killed: %s", actor.pid, error)  # by somebody's wish: a traceback would lead nowhere
+            else:
+                logger.error("%s crashed", actor.pid, exc_info=error)
         except BaseException:
             # The whole tree is cancelled, or whoever spawned this child was before it had it. Either way it is not ours to
             # restart. (A Ctrl-C that hit the actor's own code comes here too.)

@@ -715,3 +715,17 @@ async def test_who_hears_that_an_actor_ended_may_use_its_name(restart: Any) -> N
             # This task may run before the supervisor hears of the end.
             await a.receive()
             await node.spawn("s", Quiet, restart=restart)
+
+
+async def test_a_crash_is_logged_with_its_traceback_and_a_killing_in_one_line(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with tree("one_for_one", world.spec("a"), world.spec("b")) as node:
+        await tell(node, "a:crash")
+        node.kill(node.pid("b"), "an operator wished it")
+        await wait_all_tasks_blocked()
+    crashed, killed = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert crashed.getMessage() == f"{node.pid('a')} crashed"
+    assert crashed.exc_info is not None
+    assert killed.getMessage() == f"{node.pid('b')} was killed: an operator wished it"
+    assert killed.exc_info is None
