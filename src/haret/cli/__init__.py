@@ -7,7 +7,10 @@
     admin         the table of commands for operators  (one-shot with -e, and in `haret admin`)
     session       what those commands run on: connections that are opened when they are needed
     prompt        the prompt of `haret shell` and `haret admin`, interactive or fed by a pipe
-    serve, demo   the two commands that run a server
+    serve         the command that runs a server
+    dev, demo     the commands that run a cluster on this machine
+    processes     its nodes, each a process
+    control       how `haret dev kill` in one terminal reaches `haret dev` in another
     sim           the protocol in a simulated world
     output        an answer as table, plain text, JSON or raw bytes
     failures      an error as exit code, message and hint

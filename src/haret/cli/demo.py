@@ -20,7 +20,7 @@ import haret
 from rabble_trio import Pid, RabbleError
 
 from .evidence import counted_exactly, in_order, longest_gap, nothing_lost, nothing_twice
-from .failures import Exit
+from .failures import Exit, leaves
 from .interrupt import run_trio
 from .output import Console, escape, json_line
 
@@ -71,12 +71,6 @@ def start(options: Namespace, console: Console) -> int:
     except* (haret.HaretError, RabbleError) as errors:
         report.check("the step succeeds", "; ".join(f"{type(one).__name__}: {one}" for one in leaves(errors)))
     return report.finish()
-
-
-def leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
-    """The exceptions in a group, and in groups inside of it."""
-    nested = [leaves(one) if isinstance(one, BaseExceptionGroup) else [one] for one in group.exceptions]
-    return [one for part in nested for one in part]
 
 
 async def _demonstrate(report: Report) -> None:

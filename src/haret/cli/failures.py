@@ -97,11 +97,17 @@ _CODES: Final[dict[type[Exception], Exit]] = {
 _HINTS: Final[dict[type[Exception], str]] = {
     errors.UnknownNamespace: "`haret namespaces` lists those there are; choose one with --namespace or HARET_NAMESPACE",
     errors.WrongType: "`haret ls PATH` shows the type of a node",
-    errors.Unavailable: "does a server run there? --endpoints or HARET_ENDPOINTS says where; `haret serve --help` starts one",
+    errors.Unavailable: "does a server run there? --endpoints or HARET_ENDPOINTS says where; `haret dev` starts some",
 }
 
 EXPECTED: Final = (CommandFailed, errors.HaretError, RabbleError, OSError)
 """What a command may end with. Anything else is a defect and keeps its traceback."""
+
+
+def leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    """The exceptions in a group, and in groups inside of it."""
+    nested = [leaves(one) if isinstance(one, BaseExceptionGroup) else [one] for one in group.exceptions]
+    return [one for part in nested for one in part]
 
 
 def explain(error: Exception) -> Failure:

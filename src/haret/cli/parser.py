@@ -7,7 +7,7 @@ import math
 from importlib.metadata import version
 from typing import Any, Final
 
-from . import demo, prompt, serve, sim
+from . import demo, dev, prompt, serve, sim
 from .admin import ADMIN
 from .command import Parser, PrintAndEnd
 from .commands import CLIENT
@@ -31,10 +31,11 @@ exit codes:
 
 examples:
   haret demo                                  see what it does, in a few seconds
-  haret serve --example-config > haret.toml   write a configuration, then start a server with it:
-  haret serve --config haret.toml
+  haret dev                                   run a cluster on this machine, and in another terminal
   haret put /motd hello                       store something
   haret get /motd                             and read it
+  haret serve --example-config > haret.toml   write a configuration, and start a single server with it
+  haret serve --config haret.toml
 """
 
 
@@ -49,6 +50,7 @@ def make_parser() -> Parser:
     place = parser.add_table(CLIENT, [common])
     serve.add_parser(place, [common])
     demo.add_parser(place, [common])
+    dev.add_parser(place, [common])
     sim.add_parser(place, [common])
     prompt.add_parsers(place, [common], ADMIN)
     return parser

@@ -24,11 +24,11 @@ from .interrupt import run_trio
 from .output import FORMATS, Answer, Console
 from .session import AdminSession, ClientSession, Session, run_command, use_session
 
-DEFAULT_ENDPOINTS: Final = "127.0.0.1:5002"
-"""The client port of the example configuration."""
+DEFAULT_ENDPOINTS: Final = "127.0.0.1:5002,127.0.0.1:5012,127.0.0.1:5022"
+"""The client ports of `haret dev`; the first one is that of the example configuration, too."""
 
-DEFAULT_ADMIN: Final = "127.0.0.1:5001"
-"""The admin port of the example configuration."""
+DEFAULT_ADMIN: Final = "127.0.0.1:5001,127.0.0.1:5011,127.0.0.1:5021"
+"""The admin ports of `haret dev`; the first one is that of the example configuration, too."""
 
 DEFAULT_NAMESPACE: Final = "demo"
 """Where one-shot commands go unless told."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -43,6 +44,11 @@ def add_parser(place: Any, parents: Sequence[ArgumentParser]) -> None:
     what = parser.add_mutually_exclusive_group(required=False)
     what.add_argument("--config", metavar="FILE", help="the server's configuration, in TOML")
     what.add_argument("--example-config", action="store_true", help="print a configuration to begin with, and end")
+    parser.add_argument(
+        "--until-stdin-closes",
+        action="store_true",
+        help="end when stdin does: for a program that starts a server as a part of itself",
+    )
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="what to log (default info)")
     parser.set_defaults(start=start)
 
@@ -60,7 +66,7 @@ def start(options: Namespace, console: Console) -> int:
     config = _load(options.config)
     _log_to_stderr(options.log_level)
     try:
-        run_trio(lambda: _serve(config, console), SHUTDOWN)
+        run_trio(lambda: _serve(config, console, until_eof=options.until_stdin_closes), SHUTDOWN)
     except Interrupted as end:
         # To be stopped is what a server expects; that a person was in a hurry is for their shell to know.
         return Exit.OK if end.number == SIGTERM else Exit.INTERRUPTED
@@ -83,10 +89,19 @@ def _log_to_stderr(level: str) -> None:
     )
 
 
-async def _serve(config: haret.ServerConfig, console: Console) -> None:
+async def _serve(config: haret.ServerConfig, console: Console, *, until_eof: bool) -> None:
     async with haret.open_server(config) as server:
         console.print(describe(server))
-        await trio.sleep_forever()
+        if until_eof:
+            await _stdin_closed()
+        else:
+            await trio.sleep_forever()
+
+
+async def _stdin_closed() -> None:
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
+        while await stream.receive_some():
+            pass  # what is said there is nothing to us
 
 
 def describe(server: haret.Server) -> Answer:
