@@ -45,6 +45,9 @@ from .errors import UnknownActor as UnknownActor
 from .errors import UnknownNamespace as UnknownNamespace
 from .errors import UnknownOperation as UnknownOperation
 from .errors import WrongType as WrongType
+from .protocol import Config as Config
+from .protocol import Namespace as Namespace
+from .protocol import Replica as Replica
 from .server import Server as Server
 from .server import ServerConfig as ServerConfig
 from .server import load_config as load_config
@@ -60,11 +63,13 @@ from .vertree import Delete as Delete
 from .vertree import Guard as Guard
 from .vertree import ListKeys as ListKeys
 from .vertree import MultiCas as MultiCas
+from .vertree import Operation as Operation
 from .vertree import QueueBack as QueueBack
 from .vertree import QueueFront as QueueFront
 from .vertree import QueueLen as QueueLen
 from .vertree import QueuePop as QueuePop
 from .vertree import QueuePush as QueuePush
+from .vertree import Result as Result
 from .vertree import SetContains as SetContains
 from .vertree import SetDifference as SetDifference
 from .vertree import SetInsert as SetInsert
@@ -74,6 +79,7 @@ from .vertree import SetSubset as SetSubset
 from .vertree import SetSuperset as SetSuperset
 from .vertree import SetSymmetricDifference as SetSymmetricDifference
 from .vertree import SetUnion as SetUnion
+from .vertree import Write as Write
 
 # What is public says that it lives here, so that tracebacks and the documentation show the name that users import.
 for _public in list(vars().values()):

@@ -99,6 +99,9 @@ from ._server import RequestLimits as RequestLimits
 from ._server import WebsocketService as WebsocketService
 from ._service import Service as Service
 from ._supervisor import ChildSpec as ChildSpec
+from ._supervisor import Factory as Factory
+from ._supervisor import Restart as Restart
+from ._supervisor import Strategy as Strategy
 from ._supervisor import Supervisor as Supervisor
 from ._transport import Listener as Listener
 from ._transport import Transport as Transport

@@ -39,9 +39,14 @@ from ._service import Service, is_async_factory, service_of
 logger = logging.getLogger("rabble_trio.supervisor")
 
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
+"""Who is restarted with a child: nobody, all children, or those that were started after it."""
+
 Restart = Literal["permanent", "transient", "temporary"]
+"""When a child is restarted: always, after a crash ("transient"), or never ("temporary")."""
+
 Factory = Callable[[], "Process | Service | Supervisor"] | Callable[[Mailbox], Awaitable[None]]
-"""Makes an actor, afresh for every start; or an async function that takes a mailbox, which is a service by itself."""
+"""Makes an actor, afresh for every start: a callable that returns a `Process`, a `Service` or a `Supervisor`. Or an async
+function that takes a `Mailbox`, which is a service by itself."""
 
 _STRATEGIES: Final = ("one_for_one", "one_for_all", "rest_for_one")
 _RESTARTS: Final = ("permanent", "transient", "temporary")

@@ -232,7 +232,7 @@ class Guard:
 
 
 Write = Create | Delete | BlobPut | QueuePush | QueuePop | SetInsert | SetRemove
-"""An operation that may stand in a multi-CAS."""
+"""An operation that creates, changes or deletes one node. A multi-CAS is made of these."""
 
 Read = (
     BlobGet
@@ -268,7 +268,7 @@ class MultiCas:
 
 
 Operation = Write | Read | MultiCas
-"""Anything that `Tree.apply` does."""
+"""Any operation, whether it writes or reads."""
 
 WRITES: frozenset[type[Any]] = frozenset(Write.__args__)
 """The classes of `Write`."""
