@@ -106,7 +106,7 @@ class MemoryNetwork:
         return self._paths.setdefault((a, b), _Path(self._rng))
 
     def _bind(self, name: str, host: str, port: int) -> _MemoryListener:
-        while port == 0 or (port < 0):
+        if port == 0:
             port = next(free for free in range(_FIRST_PORT, 65536) if f"{host}:{free}" not in self._listeners)
         address = f"{host}:{port}"
         if address in self._listeners:
