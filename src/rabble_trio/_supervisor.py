@@ -356,7 +356,8 @@ class SupervisorTask:
             if not reached_start:
                 raise
             if type(error) is ActorKilled:
-                logger.error("%s was killed: %s", actor.pid, error)  # by somebody's wish: a traceback would lead nowhere
+                # Somebody wished it: a traceback would lead nowhere.
+                logger.error("%s was killed: %s", actor.pid, error)
             else:
                 logger.error("%s crashed", actor.pid, exc_info=error)
         except BaseException:
