@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -263,17 +264,16 @@ def run() -> list[Row]:
     """All rows."""
     rows = []
     for name, (size, count) in SIZES.items():
+        target = 250_000 if size == 64 else None
         measure = ONE_WAY.format(name)
-        rows.append(
-            rate(measure, "rabble_trio", lambda s=size, c=count: one_way(s, c), target=250_000 if size == 64 else None)
-        )
-        rows.append(rate(measure, "trio-websocket", lambda s=size, c=count: bare_websocket("/", s, min(c, 10_000))))
-        rows.append(rate(measure, "thespian", lambda s=size: thespian("count", s, 1000)))
+        rows.append(rate(measure, "rabble_trio", partial(one_way, size, count), target=target))
+        rows.append(rate(measure, "trio-websocket", partial(bare_websocket, "/", size, min(count, 10_000))))
+        rows.append(rate(measure, "thespian", partial(thespian, "count", size, 1000)))
         measure = ROUND_TRIPS.format(name)
-        rows.append(rate(measure, "rabble_trio", lambda s=size: round_trips(s, TRIPS, 1)))
-        rows.append(rate(measure, "trio-websocket", lambda s=size: bare_websocket("/echo", s, TRIPS)))
-        rows.append(rate(measure, "thespian", lambda s=size: thespian("echo", s, 500)))
-        rows.append(rate(IN_FLIGHT.format(name), "rabble_trio", lambda s=size: round_trips(s, 4 * TRIPS, 100)))
+        rows.append(rate(measure, "rabble_trio", partial(round_trips, size, TRIPS, 1)))
+        rows.append(rate(measure, "trio-websocket", partial(bare_websocket, "/echo", size, TRIPS)))
+        rows.append(rate(measure, "thespian", partial(thespian, "echo", size, 500)))
+        rows.append(rate(IN_FLIGHT.format(name), "rabble_trio", partial(round_trips, size, 4 * TRIPS, 100)))
     if shutil.which("erl") is None:
         print("  Erlang left out: there is no erl on this machine")
     return rows
