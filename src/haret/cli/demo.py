@@ -1,17 +1,21 @@
 """`haret demo`: what haret promises, tried in a few seconds on this machine.
 
-It runs a node with three replicas of one namespace and talks to it as any client does, over websockets. It works every
-type of node, then lets several tasks write, crashes the primary under that load, and looks for anything that was
-acknowledged and is lost, or was done twice, or is out of order. Each promise is a check, and each check can fail.
+It runs three nodes, each a process, with a replica of one namespace on each, and talks to them as any client does. It works
+every type of node of the tree, then lets several tasks write, kills the primary's process under that load, and looks for
+anything that was acknowledged and is lost, or was done twice, or is out of order. Each promise is a check, and each check can
+fail.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
+import tempfile
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import trio
@@ -20,9 +24,10 @@ import haret
 from rabble_trio import Pid, RabbleError
 
 from .evidence import counted_exactly, in_order, longest_gap, nothing_lost, nothing_twice
-from .failures import Exit, leaves
-from .interrupt import run_trio
+from .failures import CommandFailed, Exit, leaves
+from .interrupt import SHUTDOWN, run_trio
 from .output import Console, escape, json_line
+from .processes import NodeProcess, Processes, open_processes
 
 NAMESPACE: Final = "demo"
 """What the demonstration's namespace is called."""
@@ -30,8 +35,11 @@ NAMESPACE: Final = "demo"
 LOAD_BEFORE: Final = 1.0
 """Seconds of load before the crash."""
 
-LOAD_AFTER: Final = 1.0
-"""Seconds of load after the first write that was acknowledged after the crash."""
+LOAD_AFTER: Final = 0.5
+"""Seconds of load after the killed node is back."""
+
+REJOINING: Final = 8.0
+"""Seconds that a restarted node has to have links to all others again."""
 
 PUSHERS: Final = 6
 """Tasks that push elements on one queue."""
@@ -40,7 +48,7 @@ COUNTERS: Final = 2
 """Tasks that count one number up, by compare-and-set: few, because each success of one is a failure of the others."""
 
 LIMIT: Final = 25.0
-"""Seconds after which the demonstration has failed: several times what it takes."""
+"""Seconds after which the demonstration has failed: a few times what it takes."""
 
 POPPED_AT_ONCE: Final = 100
 """Elements that one multi-CAS pops, when everything is read back."""
@@ -52,8 +60,9 @@ def add_parser(place: Any, parents: Sequence[ArgumentParser]) -> None:
         "demo",
         help="see and check what haret does, in a few seconds; start here",
         usage="%(prog)s [options]",
-        description="Start a node with three replicas on free ports of this machine, work every type of node, crash the\n"
-        "primary under load, and check that nothing acknowledged was lost or done twice. Nothing is left behind.\n"
+        description="Start three nodes, each a process, on free ports of this machine, work every type of node of the tree,\n"
+        "kill the primary's process under load, and check that nothing acknowledged was lost or done twice. Then start the\n"
+        "killed node again, and see it become a member. Nothing is left behind.\n"
         f"Exit code {Exit.OK:d} if every check holds, {Exit.FAILURE:d} if one does not.",
         epilog="example:\n  haret demo\n  haret demo -o json",
         parents=list(parents),
@@ -63,32 +72,34 @@ def add_parser(place: Any, parents: Sequence[ArgumentParser]) -> None:
 
 def start(options: Namespace, console: Console) -> int:
     """Run the demonstration."""
-    # The crash is logged, as any crash is. Here it is on purpose, and the report tells of it.
+    # Connections that break are logged, as they always are. Here it is on purpose, and the report tells of it.
     logging.getLogger().addHandler(logging.NullHandler())
     report = Report(console)
     try:
-        run_trio(lambda: _demonstrate(report))
-    except* (haret.HaretError, RabbleError) as errors:
+        run_trio(lambda: _demonstrate(report), SHUTDOWN)
+    except* (haret.HaretError, RabbleError, CommandFailed) as errors:
         report.check("the step succeeds", "; ".join(f"{type(one).__name__}: {one}" for one in leaves(errors)))
     return report.finish()
 
 
 async def _demonstrate(report: Report) -> None:
-    config = haret.ServerConfig("demo", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
-    with trio.move_on_after(LIMIT) as limit:
-        async with haret.open_server(config) as server, haret.open_admin(server.admin_address) as admin:
-            await create_namespace(report, server, admin)
-            async with haret.open_client(server.api_address, NAMESPACE) as client:
+    report.step(
+        "Start three nodes, each a process, and a namespace: a group of three replicas that agree on every change"
+    )
+    with trio.move_on_after(LIMIT) as limit, tempfile.TemporaryDirectory(prefix="haret-demo-") as directory:
+        async with open_processes(Path(directory), 3) as cluster:
+            await create_namespace(report, cluster)
+            async with haret.open_client(cluster.endpoints(), NAMESPACE) as client:
                 await show_blobs(report, client)
                 await show_queues(report, client)
                 await show_sets(report, client)
                 await show_directories(report, client)
                 await show_multi_cas(report, client)
-            load = await crash_under_load(report, server.api_address, admin)
-            await verify(report, server.api_address, admin, load)
+            load = await kill_under_load(report, cluster)
+            await verify(report, cluster, load)
     if limit.cancelled_caught:
         report.check(
-            f"the demonstration ends within {LIMIT:g} s", "it did not; on an idle machine it takes less than 5"
+            f"the demonstration ends within {LIMIT:g} s", "it did not; on an idle machine it takes less than 10"
         )
 
 
@@ -132,8 +143,8 @@ class Report:
             self.console.write(f"\n{failed} of {len(checks)} checks FAILED.\n")
         else:
             self.console.write(
-                f"\nAll {len(checks)} checks hold. The primary crashed, clients waited for {self.failover['pause_ms']} ms, "
-                "and no acknowledged write was lost.\n"
+                f"\nAll {len(checks)} checks hold. The primary was killed, clients waited for {self.failover['pause_ms']} ms,"
+                " and no acknowledged write was lost.\n"
             )
         return Exit.FAILURE if failed else Exit.OK
 
@@ -145,12 +156,11 @@ class Report:
 # ------------------------------------------------------------- every type once
 
 
-async def create_namespace(report: Report, server: haret.Server, admin: haret.Admin) -> None:
+async def create_namespace(report: Report, cluster: Processes) -> None:
     """The beginning of everything."""
-    report.step("Start a node, and on it a namespace: a group of three replicas that agree on every change")
-    replicas = [f"{name}::{server.node.id}" for name in ("r1", "r2", "r3")]
-    namespace = await admin.create_namespace(NAMESPACE, replicas)
-    report.tell(f"the node is {server.node.id}; clients connect to {server.api_address}")
+    for node in cluster:
+        report.tell(f"{node.id} is process {node.pid}; clients connect to {node.clients}")
+    namespace = await cluster.create_namespace(NAMESPACE)
     report.tell(f"replicas: {', '.join(str(replica) for replica in namespace.replicas)}")
     report.check(
         f"the replicas have a primary: {_name(namespace.primary)}", None if namespace.primary else "they have none"
@@ -257,8 +267,8 @@ class Load:
     """What writers were told instead."""
     acknowledged_at: list[float] = field(default_factory=list)
     """When writes were acknowledged."""
-    crashed_at: float = 0.0
-    """When the primary crashed."""
+    killed_at: float = 0.0
+    """When the primary was killed."""
     stopping: bool = False
     """Writers end after the write that they are at."""
     progress: trio.Event = field(default_factory=trio.Event)
@@ -271,13 +281,14 @@ class Load:
         self.progress = trio.Event()
 
 
-async def crash_under_load(report: Report, endpoint: str, admin: haret.Admin) -> Load:
-    """Let tasks write, and crash the primary meanwhile."""
+async def kill_under_load(report: Report, cluster: Processes) -> Load:
+    """Let tasks write, and kill the primary's process meanwhile."""
     report.step(
         f"Load: {PUSHERS} tasks push numbered elements on one queue, {COUNTERS} count one number up by compare-and-set"
     )
     load = Load()
-    async with haret.open_client(endpoint, NAMESPACE) as pusher, haret.open_client(endpoint, NAMESPACE) as counter:
+    where = cluster.endpoints()
+    async with haret.open_client(where, NAMESPACE) as pusher, haret.open_client(where, NAMESPACE) as counter:
         await pusher.create("/load/queue", "queue")
         await counter.create("/load/count", "blob")
         async with trio.open_nursery() as nursery:
@@ -287,30 +298,56 @@ async def crash_under_load(report: Report, endpoint: str, admin: haret.Admin) ->
                 nursery.start_soon(_count, load, counter)
             await trio.sleep(LOAD_BEFORE)
             report.tell(f"{len(load.acknowledged_at)} writes acknowledged in {LOAD_BEFORE:g} s, over 2 connections")
-            await _crash_primary(report, load, admin)
+            killed = await _kill_primary(report, load, cluster)
+            if killed is not None:
+                await _start_again(report, cluster, killed)
             await trio.sleep(LOAD_AFTER)
             load.stopping = True
-    after = sum(when > load.crashed_at for when in load.acknowledged_at)
-    report.tell(f"{after} writes acknowledged after the crash; the tasks stop")
+    after = sum(when > load.killed_at for when in load.acknowledged_at)
+    report.tell(f"{after} writes acknowledged after the kill; the tasks stop")
     return load
 
 
-async def _crash_primary(report: Report, load: Load, admin: haret.Admin) -> None:
-    primary = await admin.primary(NAMESPACE)
-    report.step(f"Crash the primary, {_name(primary)}, in the middle of it")
-    if primary is None:
-        report.check("there is a primary to crash", "there is none")
-        return
-    view = (await admin.replica(primary)).view
-    load.crashed_at = trio.current_time()
-    await admin.crash(primary)
-    while await admin.primary(NAMESPACE) in {primary, None}:
-        await load.progress.wait()
-    namespace = next(one for one in await admin.namespaces() if one.name == NAMESPACE)
+async def _kill_primary(report: Report, load: Load, cluster: Processes) -> NodeProcess | None:
+    node = await cluster.primary(NAMESPACE)
+    if node is None:
+        report.check("there is a primary to kill", "there is none")
+        return None
+    async with cluster.admin(but=node) as admin:
+        primary = await admin.primary(NAMESPACE)
+        view = next(one.view for one in await admin.namespaces() if one.name == NAMESPACE)
+        report.step(f"Kill the primary, {_name(primary)}, in the middle of it: SIGKILL to process {node.pid}")
+        load.killed_at = trio.current_time()
+        node.signal(signal.SIGKILL)
+        await node.ended()
+        while await admin.primary(NAMESPACE) in {primary, None}:
+            await load.progress.wait()
+        namespace = next(one for one in await admin.namespaces() if one.name == NAMESPACE)
     report.failover = {"old_primary": primary, "new_primary": namespace.primary, "view": namespace.view}
     report.check(
         f"the others chose {_name(namespace.primary)}, in view {namespace.view}",
         None if namespace.view > view else f"the view was {view} before",
+    )
+    return node
+
+
+async def _start_again(report: Report, cluster: Processes, node: NodeProcess) -> None:
+    report.step(f"Start {node.name} again, while the tasks go on")
+    await node.start()
+    report.tell(f"{node.id} is process {node.pid} now")
+    others = [other.id for other in cluster if other is not node]
+    found: list[str] = []
+    async with haret.open_admin(node.admin) as admin:
+        with trio.move_on_after(REJOINING):
+            while found != others:
+                await trio.sleep(0.02)
+                found = [str(one) for one in (await admin.cluster_status()).established]
+        replica = await admin.replica(report.failover["old_primary"])
+    report.equal(f"{node.name} found the others by itself, and is a member again", found, others)
+    report.equal(
+        f"its replica, {replica.pid.name}, does not vote on what it has forgotten: it is recovering",
+        replica.status,
+        "recovering",
     )
 
 
@@ -346,13 +383,13 @@ async def _count(load: Load, client: haret.Client) -> None:
 # ----------------------------------------------------------------- afterwards
 
 
-async def verify(report: Report, endpoint: str, admin: haret.Admin, load: Load) -> None:
+async def verify(report: Report, cluster: Processes, load: Load) -> None:
     """Read everything back, as somebody who had no part in it."""
-    pause = longest_gap(load.acknowledged_at, load.crashed_at)
+    pause = longest_gap(load.acknowledged_at, load.killed_at)
     report.failover |= {"pause_ms": round(pause * 1000), "acknowledged": len(load.acknowledged_at)}
     report.step("Read everything back over a new connection, and compare it with what was acknowledged")
     report.tell(f"the longest time without an acknowledged write was {pause * 1000:.0f} ms")
-    async with haret.open_client(endpoint, NAMESPACE) as reader:
+    async with haret.open_client(cluster.endpoints(), NAMESPACE) as reader:
         found = await drain(reader, "/load/queue")
         count = int((await reader.blob_get("/load/count")).value or b"0")
     errors = ", ".join(f"{number} times {name}" for name, number in load.errors.items())
@@ -361,7 +398,8 @@ async def verify(report: Report, endpoint: str, admin: haret.Admin, load: Load) 
     report.check("none was pushed twice", nothing_twice(found))
     report.check("each writer's elements are in the order in which it wrote them", in_order(found))
     report.check(f"the number is {load.increments}, once for each success", counted_exactly(load.increments, count))
-    await _check_replicas(report, admin)
+    async with cluster.admin() as admin:
+        await _check_replicas(report, admin)
 
 
 async def drain(client: haret.Client, path: str) -> list[bytes]:
@@ -376,7 +414,7 @@ async def drain(client: haret.Client, path: str) -> list[bytes]:
 
 
 async def _check_replicas(report: Report, admin: haret.Admin) -> None:
-    """The replicas that did not crash agree, down to the last byte, as soon as all have heard of the last commit."""
+    """The replicas that were not killed agree, down to the last byte, as soon as all have heard of the last commit."""
     old = report.failover.get("old_primary")
     (namespace,) = await admin.namespaces()
     with trio.move_on_after(2):
@@ -388,9 +426,6 @@ async def _check_replicas(report: Report, admin: haret.Admin) -> None:
     trees = {(state.commit, state.digest) for state in states}
     names = " and ".join(_name(state.pid) for state in states)
     report.check(f"{names} hold the same tree", None if len(trees) == 1 else f"they differ: {sorted(trees)}")
-    if old is not None:
-        status = (await admin.replica(old)).status
-        report.tell(f"{_name(old)} was restarted and is {status}: it does not vote on what it has forgotten")
 
 
 def _name(pid: Pid | None) -> str:
