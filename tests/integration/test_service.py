@@ -514,6 +514,9 @@ async def test_admin_errors(world: World) -> None:
             await admin.create_namespace("x", ["nonsense"])
         with pytest.raises(haret.UnknownNamespace):
             await admin.primary("no")
+        for name in ("\udcff", "x" * 2_000_000):  # no UTF-8, and more than a frame
+            with pytest.raises(haret.BadRequest):
+                await admin.primary(name)
         with pytest.raises(haret.UnknownActor):
             await admin.replica(f"demo::r9::{node}")
         with pytest.raises(haret.UnknownActor):

@@ -9,7 +9,7 @@ from typing import TypeVar
 import trio
 
 from haret import protocol
-from haret.errors import Unavailable, error_from_value
+from haret.errors import BadRequest, Unavailable, error_from_value
 from haret.protocol import ADMIN, AdminReply, AdminRequest, Answer, Ask, Refused
 from rabble_trio import (
     ClusterStatus,
@@ -17,6 +17,7 @@ from rabble_trio import (
     Connection,
     ConnectionClosed,
     DecodeError,
+    EncodeError,
     ExecutorStatus,
     Metrics,
     NodeId,
@@ -112,11 +113,15 @@ class Admin:
     async def _ask(self, request: AdminRequest, expected: type[_T]) -> _T:
         self._number += 1
         number = self._number
+        try:
+            [frame] = frames([Ask(number, request)])
+        except EncodeError as error:
+            raise BadRequest(str(error)) from None
         # Before it is sent: the answer may be here before `send` is back.
         question = self._waiting[number] = _Question()
         try:
             if self._lost is None:
-                await self._connection.send(next(frames([Ask(number, request)])))
+                await self._connection.send(frame)
                 await question.ended.wait()
         except ConnectionClosed as error:
             self._lose(str(error))
