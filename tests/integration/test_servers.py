@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trustme
 
 import haret
 from haret.protocol import Namespace
@@ -90,13 +91,16 @@ class Servers:
 
 
 @asynccontextmanager
-async def open_servers(directory: Path, config: haret.ServerConfig, count: int = 3) -> AsyncIterator[Servers]:
+async def open_servers(
+    directory: Path, config: haret.ServerConfig, count: int = 3, *, join: bool = True
+) -> AsyncIterator[Servers]:
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             servers = Servers(nursery, directory, config.timeouts)
             for number in range(1, count + 1):
                 await servers.start(number)
-            await servers.join_all()
+            if join:
+                await servers.join_all()
             yield servers
             await servers.kill_all()
 
@@ -202,3 +206,37 @@ async def test_a_damaged_record_is_a_clear_error(tmp_path: Path, config: haret.S
         async with servers.admin(3) as admin:
             while not await admin.namespaces():  # noqa: ASYNC110  # no event tells
                 await trio.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A certificate for each node, signed by one authority, in files."""
+
+    directory: Path
+
+    def issue(self, authority: trustme.CA, *names: str) -> None:
+        authority.cert_pem.write_to_path(self.directory / "authority.pem")
+        for name in names:
+            certificate = authority.issue_cert(name)
+            certificate.private_key_pem.write_to_path(self.directory / f"{name}.key")
+            for place, pem in enumerate(certificate.cert_chain_pems):
+                pem.write_to_path(self.directory / f"{name}.pem", append=place > 0)
+
+    def tls(self, name: str) -> haret.Tls:
+        certificate, key = (str(self.directory / f"{name}.{kind}") for kind in ("pem", "key"))
+        return haret.Tls(certificate, key, str(self.directory / "authority.pem"))
+
+
+async def test_links_with_certificates(tmp_path: Path, config: haret.ServerConfig) -> None:
+    certificates = Certificates(tmp_path)
+    certificates.issue(trustme.CA(), "n1", "n2", "stranger")
+    async with open_servers(tmp_path, config, 0, join=False) as servers:
+        for number, name in ((1, "n1"), (2, "n2"), (3, "stranger")):
+            await servers.start(number, servers.config(number, tls=certificates.tls(name)))
+        one = servers.running[1].node.id
+        async with servers.admin(2) as admin:
+            await admin.join(one)
+            assert one in (await admin.cluster_status()).established
+        async with servers.admin(3) as admin:  # its certificate has not the name of its node
+            with pytest.raises(haret.BadRequest, match="certificate"):
+                await admin.join(one)

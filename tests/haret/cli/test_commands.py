@@ -238,7 +238,7 @@ def test_nobody_there(run: Run, unused_port: str) -> None:
         done = run(*words, "--endpoints", unused_port, "--timeout", "0.3")
         assert done.code == 5, done
         assert unused_port.encode() in done.err
-        assert b"haret serve" in done.err
+        assert b"haret dev" in done.err
 
 
 def test_an_endpoint_that_is_no_haret(run: Run, place: Any) -> None:
