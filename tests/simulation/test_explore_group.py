@@ -95,3 +95,17 @@ def commits_alone():
         self._commit_to(self._sent, output)
 
     return send
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"fires": 1, "crashes": 1, "duplicates": 0},
+        {"fires": 1, "crashes": 1, "duplicates": 1, "restarts": True},
+        {"fires": 2},
+    ],
+)
+def test_reduction_loses_no_state(bounds):
+    full, reduced = (search(reduce=reduce, **bounds) for reduce in (False, True))
+    assert (reduced.states, reduced.local_states, reduced.deepest) == (full.states, full.local_states, full.deepest)
+    assert reduced.transitions < 0.8 * full.transitions

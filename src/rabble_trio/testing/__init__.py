@@ -5,7 +5,8 @@ How the package is laid out. For processes alone, without Trio:
     _faults      what goes wrong in a run, and how often
     _choices     one thing that was decided, as a value and as a line of JSON
     _pending     processes, journals, paths between them, what is pending
-    _simulation  the world: everything that can be done to it, and checks after each step
+    _world       how processes run in a simulation, and checks after each step
+    _simulation  everything that can be chosen in it
     _driver      chooses by virtual time and chance
     _schedule    scenarios; schedules to save, load and replay
     _minimize    shortens a schedule that fails
@@ -40,7 +41,7 @@ from ._schedule import run_scenario as run_scenario
 from ._schedule import scenario as scenario
 from ._simulation import NotConverged as NotConverged
 from ._simulation import Simulation as Simulation
-from ._simulation import Step as Step
+from ._world import Step as Step
 
 # As in `rabble_trio`: what is public says that it lives here.
 for _public in list(vars().values()):

@@ -2,41 +2,33 @@
 
 Rules:
 
-1. A process runs only while it handles one message, and its effects are carried out as the executor carries them out
-   (`rabble_trio.Process`, `rabble_trio.Outbox`): in order, behind the barrier of records that are not yet durable.
-2. Nothing else happens by itself. A message arrives, a timer fires, a journal syncs when it is *chosen*; each choice is
+1. Nothing happens by itself. A message arrives, a timer fires, a journal syncs when it is *chosen*; each choice is
    written down in `history`. So a history replayed on an equal world does exactly the same.
-3. `step` chooses by itself: by virtual time, the seed and the faults (`_driver`).
-4. Checks run after each step and are told what it changed, so they need not look at the whole world.
-5. A process is known by a short name: its pid's name, or the whole pid if an earlier one has that name already.
+2. `step` chooses by itself: by virtual time, the seed and the faults (`_driver`).
+3. How processes run, what they are called and when checks are made is said in `_world`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
-from hashlib import sha256
 from random import Random
 from typing import Any, Final
 
 from .._ids import CorrelationId, Pid
-from .._messages import CancelTimer, Demonitor, Down, Monitor, Persisted, Shutdown, StartTimer, Stop, Timeout
-from .._process import Envelope, Persist, Process
+from .._messages import Persisted, Timeout
 from ._choices import Choice, Crash, ScheduleError, message_from_json, message_to_json
 from ._driver import Driver
 from ._faults import Faults
-from ._pending import MESSAGE, SYNC, TIMER, Path, Pending, SimulatedJournal, Slot
+from ._pending import MESSAGE, SYNC, TIMER, Pending, Slot
+from ._world import Step as Step  # noqa: PLC0414  # it was here before, and is imported from here
+from ._world import World
 
 SETTLE_SECONDS: Final = 30.0
 """How much virtual time a world gets to converge once the faults have stopped: many times any usual timeout."""
 
 SETTLE_STEPS: Final = 200_000
 """And how many steps, in case that time hardly moves because processes do nothing but chatter."""
-
-MAX_RECEIVED: Final = 100_000
-"""Envelopes to pids outside of the simulation that are kept; then the oldest ones go, as in long runs nobody looks."""
 
 _TIMEOUT: Final = Timeout()
 
@@ -45,139 +37,26 @@ class NotConverged(AssertionError):
     """The faults stopped, and the world did not become what it should, although it had time enough."""
 
 
-@dataclass(slots=True)
-class Step:
-    """What a check is told: one process did one thing. The object is reused, so copy what you keep."""
-
-    pid: Pid
-    """The process."""
-    name: str
-    """Its name in the simulation."""
-    process: Process
-    """The process itself, after the step. After a crash: as it was."""
-    event: str
-    """"start" (`restore` and `init`), "message" (`handle`), or "crash"."""
-    sender: Pid | None
-    """Who sent the message; None if there was none."""
-    message: Any
-    """What was handled; None if nothing was."""
-    correlation_id: CorrelationId | None
-    """That of the message."""
-    output: Sequence[tuple[Pid | None, Any, CorrelationId | None, bool]]
-    """The effects, in order, as `Outbox` keeps them: (to, message, correlation id, held); `to` is None for records."""
-
-
-Check = Callable[[Step], None]
-"""Raises whatever it likes if something is wrong."""
-
-
-class Simulation:
-    """A deterministic world of processes. See the rules at the top of its module.
+class Simulation(World):
+    """A deterministic world of processes, in which nothing happens but what is chosen.
 
     `seed`: decides everything that `step` and `run` choose, and all that comes from `random`. `faults`: what goes wrong;
     by default nothing.
     """
 
     def __init__(self, seed: int = 0, faults: Faults | None = None) -> None:
-        self.seed = seed
+        super().__init__(seed)
         self.faults = faults or Faults()
-        self.now = 0.0
-        """Virtual time in seconds. Only `step` moves it."""
         self.history: list[tuple[Any, ...]] = []
         """The choices so far, in a compact form; `choices` makes values of them."""
-        self.received: deque[Envelope] = deque(maxlen=MAX_RECEIVED)
-        """What processes sent to pids outside of the simulation."""
-        self.steps = 0
-        """How often a process handled a message or started."""
-        self.counts: dict[str, int] = {}
-        """How often each verb was chosen, and each kind of fault (the driver counts those)."""
-        self._slots: dict[Pid, Slot] = {}
-        self._names: dict[str, Pid] = {}
-        self._named: dict[Pid, str] = {}
-        self._outside: dict[Pid, dict[Pid, Path]] = {}  # paths from senders that are not simulated
-        self._paths: list[Path] = []
-        self._cuts: set[tuple[Pid, Pid]] = set()
-        self._items: dict[Pending, None] = {}  # a dict, because a set has no order
-        self._fresh: list[Pending] = []  # for the driver: what became pending since it looked
-        self._checks: list[Check] = []
-        self._always: list[Callable[[Mapping[Pid, Process]], None]] = []
-        self._latest: dict[Pid, Process] = {}  # the processes that `always` is about
-        self._crash_limits: list[tuple[tuple[Pid, ...], int, int | None]] = []  # for the driver: see may_crash
+        self._crash_limits: list[tuple[tuple[Pid, ...], int, int | None]] = []  # see may_crash
         self._converged: Callable[[], bool] | None = None
         self._core: Callable[[Random], Iterable[Pid]] | None = None
         self._friends: frozenset[Pid] = frozenset()
         self._settling = False
         self._driver = Driver(self, self.random("driver"), self.faults)
 
-    # --- Making a world ---
-
-    def random(self, name: str) -> Random:
-        """A source of randomness for this purpose, decided by the seed and the name alone."""
-        digest = sha256(f"{self.seed}:{name}".encode()).digest()
-        return Random(int.from_bytes(digest[:8], "big"))
-
-    def name(self, pid: Pid) -> str:
-        """The name of a pid in choices (rule 5)."""
-        name = self._named.get(pid)
-        if name is None:
-            name = pid.name if pid.name not in self._names else str(pid)
-            self._names[name] = pid
-            self._named[pid] = name
-        return name
-
-    def pid(self, name: str) -> Pid:
-        """The reverse of `name`. Raises `ScheduleError` if there is no such pid here."""
-        try:
-            return self._names[name]
-        except KeyError:
-            raise ScheduleError(f"there is no {name!r} here; there are {', '.join(sorted(self._names))}") from None
-
-    def spawn(self, pid: Pid, factory: Callable[[], Process], *, journal: bool = False, checksums: bool = True) -> None:
-        """Start a process.
-
-        `factory` makes it, and makes it again after a crash; `incarnation` tells it how often that was. `journal`:
-        whether it may persist. `checksums`: whether its journal notices torn records. Raises `ValueError` if it runs.
-        """
-        if pid in self._slots:
-            raise ValueError(f"{pid} is there already")
-        slot = Slot(pid, self.name(pid), factory, SimulatedJournal(checksums) if journal else None)
-        self._slots[pid] = slot
-        for path in self._paths:
-            if path.to == pid:
-                path.receiver = slot
-        self._start(slot)
-
-    def incarnation(self, pid: Pid) -> int:
-        """How often a process has been started: 1 for the first time; 0 if it never was."""
-        slot = self._slots.get(pid)
-        return 0 if slot is None else slot.incarnation
-
-    def process(self, pid: Pid) -> Process | None:
-        """The process itself; None while it is down."""
-        return self._slots[pid].process
-
-    def up(self, pid: Pid) -> bool:
-        """Whether a process runs, paused or not."""
-        slot = self._slots.get(pid)
-        return slot is not None and slot.process is not None
-
-    @property
-    def pids(self) -> list[Pid]:
-        """All processes, in the order of spawning, whether they run or not."""
-        return list(self._slots)
-
-    def check(self, check: Check) -> None:
-        """Call this after each step of each process. It raises if something is wrong."""
-        self._checks.append(check)
-
-    def always(self, holds: Callable[[Mapping[Pid, Process]], None]) -> None:
-        """Call this after each step with all processes, by pid. It raises if something is wrong.
-
-        Of a process that crashed it sees the last state. Unlike `check`, this speaks about states alone, whatever led to
-        them, so `explore` can use it, too.
-        """
-        self._always.append(holds)
-        self._latest.update((pid, slot.process) for pid, slot in self._slots.items() if slot.process is not None)
+    # --- Limits and aims ---
 
     def may_crash(self, pids: Iterable[Pid], *, at_once: int, total: int | None = None) -> None:
         """Which processes `step` may crash, how many of them at once, and how many crashes in all (None: any number)."""
@@ -209,29 +88,6 @@ class Simulation:
         self._converged = done
         self._core = core
         self._friends = frozenset(friends)
-
-    # --- What may happen next ---
-
-    @property
-    def pending(self) -> list[Pending]:
-        """What may happen now, in the order in which it became pending: neither cut off, nor paused."""
-        return [item for item in self._items if not self.blocked(item)]
-
-    @property
-    def waiting(self) -> list[Pending]:
-        """What is pending but can't happen: on a path that is cut, or at a process that is paused."""
-        return [item for item in self._items if self.blocked(item)]
-
-    def blocked(self, item: Pending) -> bool:
-        """Whether this can't happen now."""
-        return item.slot.paused or (item.path is not None and item.path.cut)
-
-    def find(self, id: str) -> Pending:
-        """What is pending under this id. Raises `ScheduleError` if nothing is."""
-        for item in self._items:
-            if item.id == id:
-                return item
-        raise ScheduleError(f"nothing is pending under the name {id!r}")
 
     # --- Choices ---
 
@@ -491,220 +347,6 @@ class Simulation:
             raise ScheduleError(f"{name} is outside of the simulation")
         return pid
 
-    # --- Inside ---
-
-    def _count(self, what: str) -> None:
-        """Add one to `counts`."""
-        self.counts[what] = self.counts.get(what, 0) + 1
-
     def _note(self, *entry: Any) -> None:
         if not self._settling:
             self.history.append(entry)
-
-    def _need(self, item: Pending, kind: str) -> None:
-        if not item.alive or item.kind != kind:
-            raise ScheduleError(f"{item.id} is not a {kind} that is pending")
-        if self.blocked(item):
-            raise ScheduleError(f"{item.id} can't happen now: its path is cut, or its process is paused")
-
-    def _running(self, pid: Pid) -> Slot:
-        slot = self._slots.get(pid)
-        if slot is None or slot.process is None:
-            raise ScheduleError(f"{self.name(pid)} does not run")
-        return slot
-
-    def _add(self, item: Pending) -> None:
-        self._items[item] = None
-        self._fresh.append(item)
-
-    def _take(self, item: Pending) -> None:
-        item.alive = False
-        del self._items[item]
-
-    def _path(self, sender: Pid, to: Pid) -> Path:
-        path = Path(sender, to, f"{self.name(sender)}>{self.name(to)}", self._slots.get(to))
-        path.cut = (sender, to) in self._cuts
-        self._paths.append(path)
-        return path
-
-    def _put(self, path: Path, message: Any, cid: CorrelationId | None) -> Pending | None:
-        kind = type(message)
-        number = path.counts[kind] = path.counts.get(kind, 0) + 1
-        slot = path.receiver
-        if slot is None:
-            self.received.append(Envelope(path.to, path.sender, message, cid))
-            return None
-        item = Pending(MESSAGE, slot, path, message, cid)
-        item.number = number
-        self._items[item] = None
-        self._fresh.append(item)
-        return item
-
-    def _from_executor(self, slot: Slot, message: Any) -> None:
-        paths = self._outside.setdefault(slot.executor, {})
-        path = paths.get(slot.pid)
-        if path is None:
-            path = paths[slot.pid] = self._path(slot.executor, slot.pid)
-        self._put(path, message, None)
-
-    def _start(self, slot: Slot) -> None:
-        slot.incarnation += 1
-        slot.persisted = slot.durable = 0
-        process = slot.process = slot.factory()
-        output = slot.output
-        output.clear()
-        journal = slot.journal
-        if journal is not None and not journal.empty:
-            process.restore(journal.snapshot, tuple(journal.records))
-        process.init(slot.pid, output)
-        self._finish_step(slot, process, "start", None, None, None, None)
-
-    def _handle(self, slot: Slot, message: Any, sender: Pid, cid: CorrelationId | None, crash: Crash | None) -> None:
-        process = slot.process
-        assert process is not None
-        process.handle(message, sender, cid, slot.output)
-        self._finish_step(slot, process, "message", message, sender, cid, crash)
-        if type(message) is Shutdown and slot.process is process:
-            self._end(slot, "stopped")
-
-    def _finish_step(
-        self,
-        slot: Slot,
-        process: Process,
-        event: str,
-        message: Any,
-        sender: Pid | None,
-        cid: CorrelationId | None,
-        crash: Crash | None,
-    ) -> None:
-        self.steps += 1
-        items = slot.output.items
-        if crash is not None and crash.effects is not None:
-            del items[crash.effects :]
-        if items:
-            self._carry_out(slot, items)
-        if self._checks:
-            step = Step(slot.pid, slot.name, process, event, sender, message, cid, items)
-            for check in self._checks:
-                check(step)
-        if self._always:
-            self._latest[slot.pid] = process
-            for holds in self._always:
-                holds(self._latest)
-        items.clear()
-        if crash is not None and slot.process is not None:
-            self._crash(slot, crash)
-
-    def _carry_out(self, slot: Slot, items: list[tuple[Pid | None, Any, CorrelationId | None, bool]]) -> None:
-        executor, paths = slot.executor, slot.paths
-        for to, message, cid, held in items:
-            if to is executor:
-                if type(message) is StartTimer:
-                    self._start_timer(slot, message.seconds, cid)
-                elif type(message) is Stop and slot.durable < slot.persisted:
-                    slot.held.append((slot.persisted, executor, message, cid))
-                else:
-                    self._execute(slot, message, cid)
-            elif to is None:
-                self._append(slot, message)
-            elif held and slot.durable < slot.persisted:
-                slot.held.append((slot.persisted, to, message, cid))
-            else:
-                path = paths.get(to)
-                if path is None:
-                    path = paths[to] = self._path(slot.pid, to)
-                self._put(path, message, cid)
-
-    def _execute(self, slot: Slot, message: Any, cid: CorrelationId | None) -> None:
-        match message:
-            case CancelTimer():
-                timer = slot.timers.pop(cid, None)
-                if timer is not None:
-                    self._take(timer)
-            case Monitor(pid):
-                other = self._slots.get(pid)
-                if other is None or other.process is None:
-                    self._from_executor(slot, Down(pid, "not running"))
-                else:
-                    other.watchers[slot.pid] = None
-                    slot.watching[pid] = None
-            case Demonitor(pid):
-                other = self._slots.get(pid)
-                if other is not None:
-                    other.watchers.pop(slot.pid, None)
-                slot.watching.pop(pid, None)
-            case Stop():
-                self._end(slot, "finished")
-            case _:
-                self.received.append(Envelope(slot.executor, slot.pid, message, cid))
-
-    def _start_timer(self, slot: Slot, seconds: float, cid: CorrelationId | None) -> None:
-        running = slot.timers.get(cid)
-        if running is not None:
-            self._take(running)
-        timer = slot.timers[cid] = Pending(TIMER, slot, None, None, cid)
-        timer.seconds = seconds
-        self._items[timer] = None
-        self._fresh.append(timer)
-
-    def _append(self, slot: Slot, effect: Any) -> None:
-        journal = slot.journal
-        if journal is None:
-            raise TypeError(f"{slot.name} persists, so it needs a journal: spawn(..., journal=True)")
-        if type(effect) is Persist:
-            journal.unsynced.append((False, effect.record))
-            slot.persisted += 1
-        else:
-            journal.unsynced.append((True, effect.encode))
-        if slot.sync is None:
-            self._need_sync(slot)
-
-    def _need_sync(self, slot: Slot) -> None:
-        slot.sync = Pending(SYNC, slot, None, None, None)
-        self._add(slot.sync)
-
-    def _release(self, slot: Slot) -> None:
-        held = slot.held
-        while held and held[0][0] <= slot.durable:
-            _, to, message, cid = held.popleft()
-            if to is slot.executor:
-                self._execute(slot, message, cid)
-                continue
-            path = slot.paths.get(to)
-            if path is None:
-                path = slot.paths[to] = self._path(slot.pid, to)
-            self._put(path, message, cid)
-
-    def _crash(self, slot: Slot, how: Crash) -> None:
-        process = slot.process
-        assert process is not None
-        if slot.journal is not None:
-            slot.journal.crash(how)
-        self._end(slot, "crashed: by choice")
-        if self._checks:
-            step = Step(slot.pid, slot.name, process, "crash", None, None, None, ())
-            for check in self._checks:
-                check(step)
-
-    def _end(self, slot: Slot, reason: str) -> None:
-        slot.process = None
-        slot.paused = False
-        slot.doomed = None
-        slot.held.clear()
-        for timer in slot.timers.values():
-            self._take(timer)
-        slot.timers.clear()
-        if slot.sync is not None:
-            self._take(slot.sync)
-            slot.sync = None
-        if slot.journal is not None and reason != "crashed: by choice":
-            # A process that ends by itself waits for its records.
-            slot.journal.sync(len(slot.journal.unsynced))
-        for pid in slot.watching:
-            self._slots[pid].watchers.pop(slot.pid, None)
-        slot.watching.clear()
-        watchers, slot.watchers = list(slot.watchers), {}
-        for pid in watchers:
-            watcher = self._slots[pid]
-            watcher.watching.pop(slot.pid, None)
-            self._from_executor(watcher, Down(slot.pid, reason))
