@@ -327,6 +327,7 @@ class Client:
                     await self._use(connection, endpoint)
             except (ConnectFailed, ConfigError) as error:
                 machine.connect_failed(endpoint, error.reason)
+                self._pump()
             self._endpoint = None
             await trio.sleep(machine.pause_before_connect())
 

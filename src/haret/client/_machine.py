@@ -16,7 +16,9 @@ Rules:
    in a new session.
 7. An endpoint that only says to try again, `MAX_FRUITLESS` times in a row, is left for the next one: its node may be cut
    off from the others.
-8. A call that is older than `patience` fails, with what every endpoint answered last.
+8. A namespace is unknown when one endpoint says so and no other, asked in turn, knows better: a node that has just been
+   started may not have heard of it yet.
+9. A call that is older than `patience` fails, with what every endpoint answered last.
 
 The owner feeds in connections, messages and the time (seconds, any clock that only grows), and after each input takes
 what is in `outgoing` and `finished`.
@@ -139,6 +141,9 @@ class Machine:
         self._turn = 0
         self._redirect: str | None = None
         self._redirects = 0  # in a row
+        self._denials = (
+            0  # endpoints in a row that did not know the namespace, or could not be reached since one did not
+        )
         self._fruitless = 0  # pauses since anything succeeded at this endpoint
         self._resume_at: float | None = None  # paused until then
         self._heard_at = 0.0
@@ -159,6 +164,8 @@ class Machine:
     def connect_failed(self, endpoint: str, reason: str) -> None:
         """An endpoint could not be reached."""
         self._note(endpoint, reason)
+        if self._denials:
+            self._deny()
 
     def pause_before_connect(self) -> float:
         """Seconds to wait before the next attempt to connect; none after a redirect, unless they go in circles."""
@@ -312,6 +319,7 @@ class Machine:
             self.counts["sessions"] += 1
         self.session = session
         self._phase = "entered"
+        self._denials = 0
         self._redirects = 0
         self._backoff.reset()
         for call in self.in_flight.values():
@@ -346,8 +354,19 @@ class Machine:
         self._forget_session()
 
     def _on_unknown_namespace(self, error: UnknownNamespace) -> None:
-        self._fail_all(errors.UnknownNamespace(error.namespace))
-        self._forget_session()
+        self.broken = f"it knows no namespace {error.namespace!r}"
+        self._phase = "connected"  # and not entering any more
+        self._note(self._endpoint, self.broken)
+        self._deny()
+
+    def _deny(self) -> None:
+        """One more endpoint does not know the namespace, or can't be asked."""
+        self._denials += 1
+        if self._denials >= len(self.endpoints):
+            self._denials = 0
+            self.broken = None
+            self._fail_all(errors.UnknownNamespace(self.namespace))
+            self._forget_session()
 
     def _fail_all(self, error: errors.HaretError) -> None:
         for call in (*self.in_flight.values(), *self.queue):

@@ -148,7 +148,7 @@ def test_a_session_that_was_not_asked_for_breaks_the_protocol() -> None:
 
 
 def test_an_unknown_namespace_fails_all_calls_and_later_ones_ask_again() -> None:
-    machine = make()
+    machine = make(("a:1",))
     machine.connected("a:1", 0.0)
     calls = [machine.call(b"x", 0.0), machine.call(b"y", 0.0)]
     machine.receive([UnknownNamespace("ns")], 0.0)
@@ -158,6 +158,47 @@ def test_an_unknown_namespace_fails_all_calls_and_later_ones_ask_again() -> None
     take(machine)
     machine.call(b"z", 1.0)
     assert [type(one) for one in take(machine)] == [Enter]
+
+
+def denied(machine: Machine, endpoint: str) -> Call:
+    machine.connected(endpoint, 0.0)
+    call = machine.call(b"x", 0.0)
+    machine.receive([UnknownNamespace("ns")], 0.0)
+    return call
+
+
+def test_a_node_that_does_not_know_the_namespace_yet_is_left_for_the_next() -> None:
+    machine = make()
+    call = denied(machine, "a:1")
+    assert machine.broken == "it knows no namespace 'ns'"
+    assert not machine.finished
+    machine.disconnected("closed")
+    machine.connected("b:2", 0.0)
+    assert [type(one) for one in take(machine)] == [Hello, Enter]
+    machine.receive([Welcome(NODE), Entered(7)], 0.0)
+    machine.receive([result(1)], 0.0)
+    assert machine.finished == [(call, result(1))]
+
+
+def test_a_namespace_that_no_endpoint_knows_is_unknown() -> None:
+    machine = make()
+    first = denied(machine, "a:1")
+    machine.disconnected("closed")
+    second = denied(machine, "b:2")
+    assert [(one, type(error)) for one, error in machine.finished] == [
+        (first, errors.UnknownNamespace),
+        (second, errors.UnknownNamespace),
+    ]
+
+
+def test_an_endpoint_that_can_not_be_reached_knows_no_better() -> None:
+    machine = make()
+    machine.connect_failed("b:2", "refused")
+    call = denied(machine, "a:1")
+    machine.disconnected("closed")
+    assert not machine.finished
+    machine.connect_failed("b:2", "refused")
+    assert [(one, type(error)) for one, error in machine.finished] == [(call, errors.UnknownNamespace)]
 
 
 def test_a_refusal_and_a_redirect_end_the_connection() -> None:
