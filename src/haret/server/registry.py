@@ -84,9 +84,10 @@ def problem_with(group: Group) -> str | None:
 
 
 class Registry:
-    """What one node knows."""
+    """What one node knows. `dropped` counts what it heard of and did not take in."""
 
     def __init__(self) -> None:
+        self.dropped = 0
         self._known: dict[str, Rivals] = {}
         self._digest: bytes | None = None
 
@@ -105,12 +106,13 @@ class Registry:
     def learn(self, groups: Iterable[Group]) -> tuple[str, ...]:
         """Take in what somebody else knows; returns the names under which something changed.
 
-        What can't be a group is left out, and so are names beyond `MAX_NAMESPACES`.
+        What can't be a group is dropped and counted, and so are names beyond `MAX_NAMESPACES`.
         """
         changed: dict[str, None] = {}
         for group in groups:
             known = self._known.get(group.name)
             if problem_with(group) is not None or (known is None and len(self._known) >= MAX_NAMESPACES):
+                self.dropped += 1
                 continue
             joined = join(known or (), (group,))
             if joined != known:

@@ -93,6 +93,7 @@ def test_what_can_be_no_group_is_not_learned(bad: Group) -> None:
     registry = Registry()
     assert problem_with(bad) is not None
     assert registry.learn([bad]) == ()
+    assert registry.dropped == 1
     assert problem_with(group()) is None
 
 
