@@ -8,6 +8,8 @@ config = haret.ServerConfig("node1", cluster_host="127.0.0.1:0", admin_host="127
 async def take_a_job(client):
     """Move the next job from the queue to those under way: both changes happen, or neither."""
     job = await client.queue_front("/jobs")
+    if job.value is None:
+        return None
     try:
         await client.multi_cas(
             guards=[("/jobs", job.version)],

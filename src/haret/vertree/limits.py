@@ -39,7 +39,7 @@ MAX_SET_OPERANDS: Final = 16
 """Paths and literal sets in one union: each may be as large as a set can be, and others wait meanwhile."""
 
 MAX_SET_SIZE: Final = 131_072
-"""Elements in a set: set algebra reads whole sets, which takes tens of milliseconds at this size."""
+"""Elements in a set: set algebra reads whole sets, which takes a tenth of a second at this size."""
 
 MAX_QUEUE_LENGTH: Final = 1_000_000
 """Elements in a queue: a queue that nobody empties must end in an error, not in exhausted memory."""
@@ -51,4 +51,4 @@ DEFAULT_PAGE: Final = 1_000
 """Keys on a page of a listing unless the caller says otherwise."""
 
 MAX_PAGE: Final = 10_000
-"""Keys on a page of a listing: about 10 ms of work."""
+"""Keys on a page of a listing: tens of milliseconds of work, during which others wait."""
