@@ -254,7 +254,7 @@ class Diagram:
             case "send":
                 at, color = self._at(frame.sender), self._color(frame.received)
                 self._dot(at, y, color)
-                self._beside(at, y, text, 3, color)
+                self._beside(at, y, text, 3, color, left=any(self._at(flight.to) > at for flight in frame.flights))
             case "fire" | "sync":
                 self._shape(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="#fff" stroke="{GRAY}" stroke-width="1.5"/>')
                 hand = "v-3.5 v3.5 h2.5" if verb == "fire" else "m-2.5,0 l2,2 l3,-4"
@@ -283,7 +283,6 @@ class Diagram:
         assert frame.choice is not None
         send = self._sent.pop(frame.choice.what, None)
         color = self._color(frame.received)
-        is_dead = not lost and not frame.receipts and not frame.error
         start = x if send is None or not send.flight.sender else self._at(send.flight.sender)
         side = -1.0 if start > x else 1.0  # where the label is: not where the arrow comes from
         if send is not None and send.flight.sender:
@@ -293,13 +292,13 @@ class Diagram:
             self._arrow(start, self._y(send.number), stop, y, color, kind, tip, has_head=not lost)
         if lost:
             self._cross(x - side * 12, y, RED)
-        elif is_dead:
+        elif frame.is_dead_letter:
             self._shape(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="#fff" stroke="{RED}" stroke-width="1.5"/>')
         else:
             self._dot(x, y, color)
         if frame.error:
             self._ring(x, y)
-        bad = lost or is_dead or frame.ended or frame.error
+        bad = lost or frame.is_dead_letter or frame.ended or frame.error
         self._beside(x, y, self._text(frame), 2 if bad else 5, RED if bad else color, left=side < 0)
 
     def _text(self, frame: Frame) -> str:
@@ -311,14 +310,14 @@ class Diagram:
         match verb:
             case "deliver" | "fire":
                 more = " + crash" if "crash" in frame.choice.detail else ""
-                down = " (down)" if not frame.receipts and not frame.error and not frame.left_out else ""
+                down = " (down)" if frame.is_dead_letter else ""
                 return short + more + down
             case "drop":
                 return f"{short} lost"
             case "duplicate":
                 return f"{short} doubled"
             case "cut" | "settle" | "heal":
-                return frame.title if verb != "settle" else f"{frame.title} ({frame.receipts} receipts)"
+                return frame.title if verb != "settle" else f"{frame.title} (receipts: {frame.receipts})"
             case "send" | "sync":
                 return short
         return verb

@@ -71,6 +71,8 @@ class Frame:
     """Processes that run no more."""
     receipts: int = 0
     """How many messages, timers and starts were handled."""
+    is_dead_letter: bool = False
+    """Whether a message arrived at a process that was down."""
     left_out: str = ""
     """Why the choice could not be made, if it could not."""
     error: str = ""
@@ -232,6 +234,7 @@ class Recording:
             started=tuple(world.name(pid) for pid in world.pids if world.up(pid) and pid not in up),
             ended=tuple(world.name(pid) for pid in world.pids if not world.up(pid) and pid in up),
             receipts=self._receipts,
+            is_dead_letter=choice.do == "deliver" and not (self._receipts or error or left_out),
             left_out=left_out,
             error=error,
         )
@@ -268,9 +271,9 @@ class Recording:
                 yield f"{line[:2]}{name}{line[2:]}"
 
     def _all_effects(self, choice: Choice) -> tuple[str, ...]:
-        if choice.do != "settle":
-            return tuple(effect for _, _, effects in self._events for effect in effects)
-        return (f"{self._receipts} messages, timers and starts were handled",)
+        if choice.do == "settle":
+            return (f"messages, timers and starts that were handled: {self._receipts}",)
+        return tuple(effect for _, _, effects in self._events for effect in effects)
 
     def _left(self, before: int) -> tuple[tuple[str, str, str], ...]:
         """The messages that left the simulation since it had so many."""

@@ -188,6 +188,8 @@ def show(frame: Frame, *, whole: bool = False) -> Iterable[str]:
         yield f"   left out: {frame.left_out}"
     if frame.received:
         yield f"   {frame.received}"
+    if frame.is_dead_letter:
+        yield f"   nobody handles it: {frame.name} is down"
     for effect in frame.effects:
         yield f"   > {effect}"
     shown = frame.changes if whole else frame.changes[:MAX_CHANGES]
