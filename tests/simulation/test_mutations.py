@@ -213,8 +213,14 @@ CRASHES = Faults(latency_max=0.01, loss=0.1, crash_rate=1.0, partition_rate=2.0,
 """A primary that dies before all have followed it."""
 
 
-@pytest.mark.parametrize(("switch", "faults"), [(pending_for_ever, None), (outcome_of_no_other_view, CRASHES)])
+CUTS = Faults(partition_rate=3.0, partition_max=300.0)
+"""Paths that stay cut when the other faults stop, in one direction or both."""
+
+
+@pytest.mark.parametrize(
+    ("switch", "faults"), [(pending_for_ever, None), (outcome_of_no_other_view, CRASHES), (no_pre_vote, CUTS)]
+)
 def test_liveness_is_lost_without(monkeypatch, switch, faults):
     switch(monkeypatch)
-    _, cause = find(three, faults=faults)
+    _, cause = find(three, faults=faults, steps=300 if faults is CUTS else 800)
     assert isinstance(cause, NotConverged)

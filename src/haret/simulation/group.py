@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 ANSWERS = 3
 """Requests of each client that must be answered after the faults have stopped: the group not only stands, it serves."""
 
+STABLE = 1.5
+"""Seconds for which the view must then stay as it is: several times the longest patience of a replica."""
+
 
 def node(name: str) -> NodeId:
     """Each actor has a node of its own, so that the network is between all of them."""
@@ -49,6 +52,7 @@ class Group:
         # How things were when the faults stopped: at which choice that was, newest op; by client: answers, open requests.
         self._mark = -1
         self._op = 0
+        self._view, self._since = -1, 0.0  # the view that a quorum is in, and since when
         self._answered: list[int] = []
         self._waited: list[set[tuple[int | None, int]]] = []
 
@@ -79,13 +83,17 @@ class Group:
         return sorted(pid for _, pid in drawn)
 
     def converged(self) -> bool:
-        """Invariant 17: a quorum is normal in one view, has all that there was, and clients get their answers."""
+        """Invariant 17: a quorum stays normal in one view, has all that there was, and clients get their answers."""
         self._begin_to_converge()
         states = [replica for pid in self.replicas if (replica := self.replica(pid)) is not None]
         views = [
             state.context.view for state in states if state.status == "normal" and state.context.commit >= self._op
         ]
-        if max((views.count(view) for view in views), default=0) < self.configuration.quorum:
+        view = max(views, key=views.count, default=-1)
+        if views.count(view) < self.configuration.quorum or view != self._view:
+            self._view, self._since = view, self.simulation.now
+            return False
+        if self.simulation.now - self._since < STABLE:
             return False
         return all(
             client.answered >= before + ANSWERS and waited.isdisjoint(_waiting(client))
@@ -96,6 +104,7 @@ class Group:
         mark = len(self.simulation.history)
         if mark != self._mark:
             self._mark = mark
+            self._view = -1
             self._op = len(self.invariants.committed)
             self._answered = [client.answered for client in self._client_processes()]
             self._waited = [_waiting(client) for client in self._client_processes()]
