@@ -145,7 +145,7 @@ class NamespaceManager(Service):
     def _metrics(self) -> Metrics:
         entries = list(self._directory)
         return Metrics(
-            {"groups dropped": self._directory.registry.dropped},
+            {"groups_dropped": self._directory.registry.dropped},
             {
                 "namespaces": float(len(entries)),
                 "namespaces_without_primary": float(sum(entry.primary is None for entry in entries)),
