@@ -46,6 +46,8 @@ QUESTIONS = [
     protocol.GetClusterStatus(),
     protocol.GetExecutorStatus(),
     protocol.GetMetricsOf(PID),
+    protocol.JoinCluster(NODE),
+    protocol.LeaveCluster(NODE),
 ]
 
 ANSWERS = [
