@@ -75,6 +75,13 @@ def simulate(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def soak(session: nox.Session) -> None:
+    """Run a cluster of three processes under traffic, kills and pauses: `nox -s soak -- --minutes 10 --seed 1`."""
+    session.install("-e", ".")
+    session.run("python", "-m", "soak", *session.posargs)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure speed beside the peers, in one run: `nox -s bench -- ask ring` runs two of the benchmarks."""
     _install(session, "bench")
