@@ -101,16 +101,18 @@ def columns(text: str) -> int:
 
 
 def fit(text: str, width: float) -> str:
-    """The text, with its middle left out if it is too wide, because its end often is a number."""
+    """The text, with its middle left out if it is too wide."""
     room = int(width / CHARACTER)
     if columns(text) <= room:
         return text
-    head, tail = "", ""
-    while columns(head) + columns(tail) + 2 < room:
-        if len(tail) < min(4, room // 4):
-            tail = text[-1 - len(tail) :]
-        else:
-            head = text[: len(head) + 1]
+    # The number at the end tells messages apart, so it stays whole or goes.
+    number = text[text.rfind("#") :] if "#" in text else ""
+    tail = number if columns(number) <= room // 2 else ""
+    head = ""
+    for character in text:
+        if columns(head) + columns(character) + 1 + columns(tail) > room:
+            break
+        head += character
     return f"{head}…{tail}"
 
 

@@ -26,6 +26,9 @@ from ._simulation import Simulation, Step
 MAX_KEPT: Final = 10_000
 """Steps whose text is kept; then it is forgotten and made again when it is needed."""
 
+MAX_TITLE: Final = 300
+"""Letters of a title: many processes may be cut off at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Flight:
@@ -81,20 +84,24 @@ class Frame:
     @property
     def title(self) -> str:
         """The step on one line."""
+        text = printable(self._title())
+        return text if len(text) <= MAX_TITLE else f"{text[:MAX_TITLE]}…"
+
+    def _title(self) -> str:
         if self.choice is None:
             return "start"
         choice = self.choice
         match choice.do, choice.detail:
             case "send", {"from": str(sender), "message": _}:
-                return printable(f"send {sender}>{choice.what} {self.received.partition('(')[0]}")
+                return f"send {sender}>{choice.what} {self.received.partition('(')[0]}"
             case "cut", {"from": [*senders], "to": [*receivers]}:
-                return printable(f"cut {' '.join(map(str, senders))} > {' '.join(map(str, receivers))}")
+                return f"cut {' '.join(map(str, senders))} > {' '.join(map(str, receivers))}"
             case "settle", {"seconds": seconds, "core": [*core]}:
-                return printable(f"settle {' '.join(map(str, core))}: {seconds} s without faults")
+                return f"settle {' '.join(map(str, core))}: {seconds} s without faults"
             case _, detail:
                 more = "".join(f" {key}={value}" for key, value in detail.items() if key != "crash")
                 crash = " and crash" if "crash" in detail else ""
-                return printable(f"{choice.do} {choice.what}".rstrip() + more + crash)
+                return f"{choice.do} {choice.what}".rstrip() + more + crash
 
 
 class Recording:
@@ -203,7 +210,7 @@ class Recording:
         what: dict[str, Any] = {}
         pids: Iterable[Pid] = ()
         left_out = error = ""
-        with suppress(ScheduleError, KeyError, TypeError, ValueError):  # it can't be done, and `perform` says why
+        with suppress(Exception):  # it can't be done, and `perform` says why
             pids, what = self._concerned(choice)
         before = {pid: self._state(pid) for pid in pids}
         pending = set(world._items)
@@ -214,7 +221,7 @@ class Recording:
         try:
             world.perform(choice)
         except ScheduleError as refused:
-            left_out = str(refused)
+            left_out = printable(str(refused))
         except Exception as raised:
             error = _describe(raised)
         finally:

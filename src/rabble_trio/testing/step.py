@@ -22,6 +22,7 @@ from ._diagram import draw_svg
 from ._page import draw_html
 from ._recording import Frame, Recording
 from ._schedule import Schedule
+from ._show import printable
 
 MAX_CHANGES: Final = 20
 """Lines of a state's changes that a step shows by itself: the rest of the screen is for the effects. `d` shows all."""
@@ -67,7 +68,7 @@ class Stepper:
         schedule = recording.schedule
         yield f"{schedule.scenario.name}, seed {schedule.seed}, {_count(len(schedule.choices), 'step')}"
         if schedule.note:
-            yield schedule.note
+            yield printable(schedule.note)
         if recording.left_out:
             yield f"{_count(recording.left_out, 'choice')} can't be made in this world, and left out"
         if recording.failure is None:
@@ -226,7 +227,10 @@ def _nothing_after(command: str, rest: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say, by default those of the process. Returns the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command and (options.svg or options.html):
+        parser.error("-c goes with neither --svg nor --html: draw, or step")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # where the scenario's module is likely to be, as with `python -m pytest`
     try:
@@ -242,7 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ScheduleError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        where = "" if str(options.schedule) in str(error) else f"{options.schedule}: "
+        print(f"error: {printable(where + str(error))}", file=sys.stderr)
         return 2
 
 
@@ -260,8 +265,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _draw(recording: Recording, options: argparse.Namespace) -> int:
-    if options.command:
-        raise ScheduleError("-c goes with neither --svg nor --html: draw, or step")
     for path, draw in ((options.svg, draw_svg), (options.html, draw_html)):
         if path is not None:
             path.write_text(draw(recording), encoding="utf-8")
