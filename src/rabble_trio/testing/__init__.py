@@ -14,7 +14,7 @@ How the package is laid out. For processes alone, without Trio:
     hypothesis   strategies, and a state machine whose rules are the choices; import it by its own name
     __main__     the command that replays and shortens saved schedules
     pytest_plugin  saved schedules as tests
-    step         the command rabble-step    (_recording: what each step did, _show: states as text, _diagram and _page: pictures)
+    step         the command rabble-step (_recording: what steps did, _show: states as text, _diagram, _page: pictures)
 
 For real nodes, on Trio, under virtual time if you like:
 
