@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from haret import protocol
 from haret.server.registry import MAX_NAMESPACES, MAX_RIVALS, SUPERVISOR, Group, Registry, join, problem_with
+from haret.vr import configuration
 from rabble_trio import NodeId, Pid
 
 NODE = NodeId.parse("n1@127.0.0.1:5000")
@@ -95,6 +97,11 @@ def test_what_can_be_no_group_is_not_learned(bad: Group) -> None:
     assert registry.learn([bad]) == ()
     assert registry.dropped == 1
     assert problem_with(group()) is None
+
+
+def test_what_a_namespace_may_have_is_what_a_group_may_have() -> None:
+    assert protocol.MIN_REPLICAS == configuration.MIN_REPLICAS
+    assert protocol.MAX_REPLICAS == configuration.MAX_REPLICAS
 
 
 def test_names_are_bounded() -> None:
