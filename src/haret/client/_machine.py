@@ -12,8 +12,8 @@ Rules:
 5. A call that nobody waits for any more (its caller was cancelled) is forgotten at once if it was never submitted.
    Otherwise it keeps its number until it is answered, or the connection ends; then `lowest` moves past it and the
    replicas refuse late copies.
-6. When the session has expired, calls in flight fail: they may or may not have been executed. Calls in the queue go on
-   in a new session.
+6. When the session has expired, or its namespace is not known any more, calls in flight fail: they may or may not have
+   been executed. Calls in the queue go on in a new session.
 7. An endpoint that only says to try again, `MAX_FRUITLESS` times in a row, is left for the next one: its node may be cut
    off from the others.
 8. A namespace is unknown when one endpoint says so and no other, asked in turn, knows better: a node that has just been
@@ -345,11 +345,13 @@ class Machine:
                 self.broken = reason
 
     def _on_expired(self, session: int) -> None:
-        if session != self.session:
-            return
+        if session == self.session:
+            self._end_session()
+
+    def _end_session(self) -> None:
         for call in self.in_flight.values():
             if not call.abandoned:
-                self._finish(call, errors.SessionExpired(session))
+                self._finish(call, errors.SessionExpired(self.session))
         self.in_flight.clear()
         self._forget_session()
 
@@ -365,8 +367,8 @@ class Machine:
         if self._denials >= len(self.endpoints):
             self._denials = 0
             self.broken = None
+            self._end_session()  # what was submitted may have been executed, and must not be denied
             self._fail_all(errors.UnknownNamespace(self.namespace))
-            self._forget_session()
 
     def _fail_all(self, error: errors.HaretError) -> None:
         for call in (*self.in_flight.values(), *self.queue):

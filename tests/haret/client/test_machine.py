@@ -160,6 +160,23 @@ def test_an_unknown_namespace_fails_all_calls_and_later_ones_ask_again() -> None
     assert [type(one) for one in take(machine)] == [Enter]
 
 
+def test_when_a_namespace_is_gone_calls_in_flight_are_in_doubt() -> None:
+    machine = entered(make(("a:1",)))
+    in_flight = machine.call(b"x", 0.0)
+    machine.disconnected("closed")
+    queued = machine.call(b"y", 0.0)
+    machine.connected("a:1", 0.0)
+    machine.receive([UnknownNamespace("ns")], 0.0)
+    (one, doubt), (other, unknown) = machine.finished
+    assert (one, type(doubt), other, type(unknown)) == (
+        in_flight,
+        errors.SessionExpired,
+        queued,
+        errors.UnknownNamespace,
+    )
+    assert not machine.waiting
+
+
 def denied(machine: Machine, endpoint: str) -> Call:
     machine.connected(endpoint, 0.0)
     call = machine.call(b"x", 0.0)
