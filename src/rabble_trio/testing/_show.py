@@ -34,7 +34,11 @@ MAX_LINES: Final = 5000
 MAX_DEPTH: Final = 40
 """How deep a value is taken apart: deeper is a mistake, or an attack on the reader."""
 
+MAX_KNOWN: Final = 10_000
+"""Texts of messages that are kept: those of the logs of a few processes."""
+
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
+_NUMBERS: Final = frozenset({int, float, bool, type(None)})
 _SCALARS: Final = (int, float, complex, str, bytes, type(None), Pid, NodeId, CorrelationId, Enum)
 _FUNCTIONS: Final = (FunctionType, BuiltinFunctionType, MethodType, type)
 _SHOWN_AS_ONE: Final = (*_SCALARS, *_FUNCTIONS, Process, Simulation, Outbox, Random, ModuleType)
@@ -72,6 +76,9 @@ class Printer:
 
     def __init__(self, name: Callable[[Pid], str]) -> None:
         self._name = name
+        # Texts of messages, which never change and stay in states for many steps. The message is kept with its text, so
+        # that its id belongs to no other.
+        self._known: dict[tuple[int, int], tuple[Any, str | tuple[str]]] = {}
 
     def value(self, value: Any, limit: int = MAX_VALUE) -> str:
         """A value on one line, cut after `limit` characters."""
@@ -80,6 +87,16 @@ class Printer:
 
     def _whole(self, value: Any, limit: int) -> str | tuple[str]:
         """The value's text; in a tuple if it had to be cut."""
+        if type(value) not in MESSAGE_TYPES:
+            return self._make_text(value, limit)
+        known = self._known.get((id(value), limit))
+        if known is None:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            known = self._known[id(value), limit] = (value, self._make_text(value, limit))
+        return known[1]
+
+    def _make_text(self, value: Any, limit: int) -> str | tuple[str]:
         line = _Line(limit)
         try:
             self._write(value, line, 0)
@@ -89,7 +106,9 @@ class Printer:
 
     def _write(self, value: Any, line: _Line, depth: int) -> None:
         kind = type(value)
-        if depth > MAX_DEPTH:
+        if kind in _NUMBERS:  # first, because most values are
+            line.add(repr(value))
+        elif depth > MAX_DEPTH:
             line.add("…")
         elif isinstance(value, Pid):
             line.add(self._name(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pty
@@ -252,25 +253,30 @@ def start(*arguments, **options):
 
 def test_ctrl_c_ends_it_cleanly(file):
     ours, theirs = pty.openpty()
-    process = start(file, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    seen = b""
-    while b"(0/25) " not in seen:
-        seen += os.read(ours, 1000)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    with start(file, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE) as process:
+        os.close(theirs)
+        seen = b""
+        while b"(0/25) " not in seen:
+            seen += os.read(ours, 1000)
+        # In the moment between the prompt and the waiting for input a signal may go unnoticed until the next one.
+        for _ in range(30):
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+                break
+        process.kill()  # if it is still there
+        assert process.returncode == 130
+        assert process.stderr.read() == b""
     os.close(ours)
-    assert b"Traceback" not in seen
 
 
 def test_reader_that_has_seen_enough(file):
     commands = [part for _ in range(300) for part in ("-c", "g 2")]
-    process = start(file, *commands, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.read(10)
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    process.stderr.close()
-    assert process.wait(30) == 0
+    with start(file, *commands, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
 
 
 def test_schedules_of_the_protocol_can_be_stepped_through():
