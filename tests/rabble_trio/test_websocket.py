@@ -634,12 +634,12 @@ async def test_the_blocks_own_error_leaves_it_as_it_is() -> None:
                 raise LookupError("mine")
         assert caught.value.__context__ is None
         # ... also when a cancellation comes at the same time,
-        with trio.CancelScope() as scope, pytest.raises(LookupError, match="mine"):  # noqa: PT012
+        with trio.CancelScope() as scope, pytest.raises(LookupError, match="mine"):
             async with client(server):
                 scope.cancel()
                 raise LookupError("mine")
         # ... or the connection was lost.
-        with pytest.raises(LookupError, match="mine"):  # noqa: PT012
+        with pytest.raises(LookupError, match="mine"):
             async with client(server) as connection:
                 await connection.abort()
                 raise LookupError("mine")
