@@ -195,7 +195,8 @@ def skip_unless_possible(script: str) -> None:
 def namespaces() -> None:
     """Skips the test if there can be no such network."""
     skip_unless_possible(
-        "ip link add one type veth peer name two; ip rule add from 10.77.1.2 blackhole; echo 1 > /proc/sys/net/ipv4/ip_forward"
+        "ip link add one type veth peer name two; ip rule add from 10.77.1.2 blackhole;"
+        "echo 1 > /proc/sys/net/ipv4/ip_forward"
     )
 
 
@@ -216,8 +217,8 @@ async def lab(namespaces: None, tmp_path: Path) -> AsyncIterator[Lab]:
         await lab.prepare()
         with trio.fail_after(HEALED_WITHIN):
             await lab.until(ALL_LINKS)
-        for number in NODES:
-            lab.events(number)
+        for heard in lab.heard.values():
+            heard.clear()
         yield lab
     finally:
         with trio.CancelScope(shield=True):
