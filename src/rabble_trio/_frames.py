@@ -85,6 +85,8 @@ class Tap(trio.abc.Stream):
         self._send_lock = trio.StrictFIFOLock()
         self.broken: trio.BrokenResourceError | None = None
         """What the library met in the place of data."""
+        self.heard_at = trio.current_time()
+        """When the last bytes of the peer arrived."""
 
     # What we use
 
@@ -136,6 +138,7 @@ class Tap(trio.abc.Stream):
         except trio.BrokenResourceError as error:
             self.broken = error  # the library keeps it to itself
             raise
+        self.heard_at = trio.current_time()
         return self._up_to_end_of_head(data) if self._reader is _Reader.HANDSHAKE else data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -178,6 +181,7 @@ class Tap(trio.abc.Stream):
             self._reader = _Reader.LIBRARY  # it will run into the same error, and knows what to do
         else:
             self._buffer += data
+            self.heard_at = trio.current_time()
             if not data:
                 self._at_end = True
                 self._reader = _Reader.LIBRARY

@@ -149,6 +149,8 @@ class LinkConfig:
     """Between pings."""
     heartbeat_timeout: float = 5.0
     """Silence after which a link counts as dead: some pings, so that a short pause of a process does not cut it."""
+    message_timeout: float = 30.0
+    """For one message to arrive, while its bytes trickle in: the largest still passes at 300 kbit/s."""
     max_message: int = MAX_MESSAGE_SIZE
     """In a message to or from a peer, of which the websocket makes a frame."""
     batch_bytes: int = 64 * 1024
@@ -168,6 +170,8 @@ class LinkConfig:
             raise ValueError(f"{self.incarnation} is no incarnation: use 0 to 2**63 - 1")
         if not 0 < self.heartbeat_interval < self.heartbeat_timeout:
             raise ValueError("heartbeat_interval must be positive, and less than heartbeat_timeout")
+        if not self.message_timeout >= self.heartbeat_timeout:
+            raise ValueError("message_timeout must not be less than heartbeat_timeout")
         if not self.handshake_timeout > 0:
             raise ValueError("handshake_timeout must be positive")
         if not MAX_HANDSHAKE_MESSAGE <= self.max_message <= MAX_MESSAGE_SIZE:

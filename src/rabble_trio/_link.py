@@ -28,8 +28,10 @@ Rules:
 4. A pid crosses in full the first time, and as a number after that. Receivers, senders and correlation ids have a table
    each. One that is full is emptied, on both sides at the same place in the stream.
 5. An envelope is for an actor of the receiving node, from one of the sending node. The peer can't speak for others.
-6. A ping follows every `heartbeat_interval`, as soon as the one before is answered. Any message is a sign of life; silence
-   for `heartbeat_timeout` ends the link. The round-trip time runs from handing a ping to the transport to its pong.
+6. A ping follows every `heartbeat_interval`, as soon as the one before is answered. Any byte is a sign of life (`heard`);
+   silence for `heartbeat_timeout` ends the link. So does a peer that stutters: bytes, but no whole message for
+   `message_timeout`. The round-trip time runs from handing a ping to the transport to its pong. While an answer takes its
+   time, because the peer is busy sending something large, an empty batch every `heartbeat_interval` is the sign of life.
 7. A message inside an envelope that this process can't decode, because no class has its tag or the class has changed, is
    lost alone, and reported: two versions of an application may meet. Everything else that is malformed ends the link.
 
@@ -203,7 +205,7 @@ class Link:
         )
         self._peer: Hello | None = None
         self._error: LinkError | None = None
-        self._started = self._heard = now
+        self._started = self._heard = self._whole = now
 
         self._control: deque[bytes] = deque(self._handshake.start())
         self._control_bytes = sum(map(len, self._control))
@@ -222,6 +224,8 @@ class Link:
         self._ping_sent: float | None = None
         self._pong_waits: int | None = None
         self._round_trip: float | None = None
+        self._said_at = now  # when the last message was handed to the transport
+        self._sign_waits = False  # an empty batch is due
 
         self._messages_sent = self._messages_received = self._bytes_sent = self._bytes_received = 0
         self._letters_sent = self._letters_received = self._letters_dropped = self._letters_lost = 0
@@ -269,7 +273,22 @@ class Link:
             return math.inf
         if self._peer is None:
             return self._started + self._config.handshake_timeout
-        return min(self._heard + self._config.heartbeat_timeout, self._ping_at)
+        config = self._config
+        return min(
+            self._heard + config.heartbeat_timeout,
+            self._whole + config.message_timeout,
+            self._ping_at,
+            self._said_at + config.heartbeat_interval if self._answer_is_late else math.inf,
+        )
+
+    @property
+    def _answer_is_late(self) -> bool:
+        return self._ping_sent is not None and not self._sign_waits
+
+    def heard(self, at: float) -> None:
+        """Note that bytes of the peer arrived at that time, whether or not they make a whole message yet."""
+        if at > self._heard:
+            self._heard = at
 
     def tick(self, now: float) -> None:
         """Note the time: a ping may be due, or the peer dead. Raises `LinkError`."""
@@ -282,9 +301,15 @@ class Link:
             self._fail(
                 "network", CloseCode.TIMEOUT, f"no sign of life from {self._peer.node} for {now - self._heard:.1f} s"
             )
+        elif now >= self._whole + self._config.message_timeout:
+            self._fail(
+                "peer", CloseCode.TIMEOUT, f"{self._peer.node} sent no whole message for {now - self._whole:.1f} s"
+            )
         elif now >= self._ping_at:
             self._ping_at = math.inf
             self._ping_waits = True
+        elif self._answer_is_late and now >= self._said_at + self._config.heartbeat_interval:
+            self._sign_waits = True
 
     # To the peer ------------------------------------------------------------------------------------------------------
 
@@ -400,10 +425,12 @@ class Link:
             self._ping_number += 1
             self._ping_sent = now
             data = encode(Ping(self._ping_number))
-        elif self._data:
+        elif self._data or self._sign_waits:
             data = self._next_batch()
         else:
             return None
+        self._said_at = now
+        self._sign_waits = False
         self._messages_sent += 1
         self._bytes_sent += len(data)
         return data
@@ -431,7 +458,7 @@ class Link:
         """Take in a message of the transport. Raises `LinkError`, and nothing else, whatever the message is."""
         if self._error is not None:
             raise self._error
-        self._heard = now
+        self._heard = self._whole = now
         self._messages_received += 1
         self._bytes_received += len(data)
         try:

@@ -1,9 +1,10 @@
-"""A link at work: a pure `Link` over a connection, with one task that reads and one that writes.
+"""A link at work: a pure `Link` over a connection, with one task that reads, one that writes, and a slow clock.
 
 Rules:
 
 1. The reader hands on what arrives and never waits for an actor. The writer sends all that waits, as the link packs it,
-   and sleeps until somebody wakes it or the link's clock is due.
+   and sleeps until somebody wakes it or the link's clock is due. The slow clock gives a message that is being sent more
+   time as long as the peer is heard.
 2. Whatever ends the link, `error` says it first, and the connection is closed with that code and reason.
 3. `finish` sends what waits, for `FAREWELL` seconds at most, and then ends the link. Nothing that arrives meanwhile counts.
 """
@@ -75,6 +76,7 @@ class LinkTask:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write, name=f"link writer of {self.wire.remote}")
+                    nursery.start_soon(self._prolong_sends, name=f"link clock of {self.wire.remote}")
                     await self._read()
         finally:
             last = self._finishing or LinkError("nobody", CloseCode.GOING_AWAY, "the node stops")
@@ -143,8 +145,6 @@ class LinkTask:
                 if self._finishing is None and link.error is None:
                     for event in link.receive(data, now):
                         self._on_event(event)
-                if self._sending_since is not None:
-                    self._sending.deadline = min(self._sending_since + SEND_TIMEOUT, now + self._heartbeat_timeout)
                 self.wake()
                 # Messages that came together are received without one, and actors must get their turn to read them.
                 await trio.lowlevel.checkpoint()
@@ -168,6 +168,7 @@ class LinkTask:
         try:
             while True:
                 now = trio.current_time()
+                link.heard(self.wire.heard_at)
                 link.tick(now)
                 data = link.next_message(now)
                 if data is not None:
@@ -198,6 +199,13 @@ class LinkTask:
             raise self.link.close(
                 "network", CloseCode.TIMEOUT, f"{self.wire.remote} took no message for {waited:.1f} s"
             )
+
+    async def _prolong_sends(self) -> None:
+        while True:
+            await trio.sleep(self._heartbeat_timeout / 4)
+            if self._sending_since is not None:
+                patience = self.wire.heard_at + self._heartbeat_timeout
+                self._sending.deadline = min(self._sending_since + SEND_TIMEOUT, patience)
 
     async def _sleep(self, deadline: float) -> None:
         def abort(_: Any) -> trio.lowlevel.Abort:

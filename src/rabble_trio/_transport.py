@@ -36,6 +36,10 @@ class Wire(Protocol):
     def certificate_names(self) -> frozenset[str] | None:
         """The names in the peer's verified certificate; None without TLS."""
 
+    @property
+    def heard_at(self) -> float:
+        """When the last byte of the peer arrived, in Trio's clock, whether or not its message is whole yet."""
+
     async def send(self, data: bytes) -> None:
         """Send one message; waits while the peer does not read. Raises `ConnectionClosed`.
 

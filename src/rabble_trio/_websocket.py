@@ -106,6 +106,11 @@ class Connection:
         self._messages_sent = self._messages_received = self._bytes_sent = self._bytes_received = 0
         tap.handshake_done()
 
+    @property
+    def heard_at(self) -> float:
+        """When the last byte of the peer arrived, in Trio's clock, whether or not its message is whole yet."""
+        return self._tap.heard_at
+
     async def send(self, data: bytes) -> None:
         """Send one message; waits while the peer does not read. Messages of several tasks don't mix.
 

@@ -286,6 +286,31 @@ async def test_a_slow_link_stays(autojump_clock: Clock) -> None:
         assert cluster[1].cluster_status().links[0].round_trip == pytest.approx(0.6, abs=0.01)
 
 
+async def test_a_message_that_takes_longer_than_the_heartbeat_limit_arrives(autojump_clock: Clock) -> None:
+    async with open_cluster(2) as cluster:
+        cluster.network.set_path("n1", "n2", bandwidth=100_000)
+        echo = await cluster[2].spawn("echo", Echo)
+        blob = Say("big", b"x" * 900_000)
+        started = trio.current_time()
+        assert await cluster[1].ask(echo, blob) == blob
+        assert trio.current_time() - started > 15
+        assert [link.reconnects for link in cluster[1].cluster_status().links] == [0]
+
+
+async def test_a_peer_that_stutters_is_cut_off(autojump_clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    async with open_cluster(2) as cluster:
+        await trio.sleep(10)
+        cluster.network.set_path("n1", "n2", bandwidth=10_000)
+        async with cluster[2].open_mailbox("in") as inbox:
+            await cluster[1].send(inbox.pid, Say("big", b"x" * 900_000))
+            await trio.sleep(25)
+            assert cluster[2].cluster_status().established == (cluster[1].id,)
+            await trio.sleep(10)
+            assert "n1@n1:5000 sent no whole message for 30" in caplog.text
+            cluster.network.set_path("n1", "n2", bandwidth=1e6)
+            await cluster.settled()
+
+
 async def test_two_hundred_cuts_leave_nothing_behind(autojump_clock: Clock) -> None:
     async with open_cluster(3) as cluster:
         rng = random.Random(1)

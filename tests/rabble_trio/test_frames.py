@@ -93,6 +93,24 @@ async def test_single_bytes() -> None:
         assert await tap.receive_message() == message
 
 
+async def test_the_time_of_every_byte_is_noted(autojump_clock: trio.testing.MockClock) -> None:
+    tap, sender, _ = await opened()
+    start = trio.current_time()
+
+    async def trickle() -> None:
+        for byte in binary_frame(b"ten bytes.", masked=False):
+            await trio.sleep(1)
+            await sender.send_all(bytes([byte]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trickle)
+        with trio.move_on_after(5.5):
+            await tap.receive_message()
+        assert tap.heard_at == pytest.approx(start + 5)
+        assert await tap.receive_message() == b"ten bytes."
+        assert tap.heard_at == pytest.approx(start + 12)
+
+
 async def test_messages_right_behind_the_handshake_are_not_lost() -> None:
     for cut in (0, 1, 5):
         early = binary_frame(b"first", masked=False) + binary_frame(b"second", masked=False)

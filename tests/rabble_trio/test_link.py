@@ -460,6 +460,35 @@ def test_any_message_is_a_sign_of_life() -> None:
     assert pair.one.state == "established"
 
 
+def test_any_byte_is_a_sign_of_life_but_a_peer_that_stutters_is_given_up() -> None:
+    pair = Pair()
+    link, start = pair.one, pair.now
+    for second in range(1, 30):
+        link.heard(start + second)
+        link.tick(start + second)
+        link.next_message(start + second)
+        assert start + second < link.deadline <= start + 30
+    link.heard(start + 30)
+    with pytest.raises(LinkError, match=r"sent no whole message for 30\.0 s") as caught:
+        link.tick(start + 30)
+    assert caught.value.fault == "peer"
+    assert caught.value.code == CloseCode.TIMEOUT
+
+
+def test_a_sign_of_life_goes_out_while_an_answer_takes_its_time() -> None:
+    pair = Pair()
+    link, now = pair.one, pair.now
+    link.tick(now)
+    assert type(decode(drained(link, now)[0])) is Ping
+    for _ in range(3):
+        assert link.deadline == now + 1.0
+        now = link.deadline
+        link.tick(now)
+        (sign,) = drained(link, now)
+        assert pair.other.receive(sign, now) == [LettersReceived([], [])]
+    assert pair.other.statistics().heard == now
+
+
 def test_deadlines_are_always_ahead_after_a_tick() -> None:
     # A shell that sleeps until the deadline and then calls tick must not spin.
     pair = Pair()

@@ -168,6 +168,7 @@ class _Pipe:
         self._bytes = 0
         self._sent_at = 0.0  # when the last message has left the sender, at the path's bandwidth
         self._broken: str | None = None
+        self._heard_at = trio.current_time()
         self._changed = trio.Event()
         path.pipes.add(self)
 
@@ -207,6 +208,15 @@ class _Pipe:
         self._bytes += size
         self.notify()
 
+    def heard_at(self) -> float:
+        """When the last byte arrived: now, while a message is arriving at the path's bandwidth."""
+        if self._messages and self._path.is_open:
+            due, message = self._messages[0]
+            size = len(message) if isinstance(message, bytes) else 0
+            if due - size / self._path.bandwidth <= trio.current_time():
+                self._heard_at = trio.current_time()
+        return self._heard_at
+
     async def get(self) -> bytes | tuple[int, str]:
         while True:
             if self._broken is not None:
@@ -214,6 +224,7 @@ class _Pipe:
             due = self._messages[0][0] if self._messages and self._path.is_open else math.inf
             if due <= trio.current_time():
                 _, message = self._messages.popleft()
+                self._heard_at = trio.current_time()
                 if isinstance(message, bytes):
                     self._bytes -= len(message)
                     self.notify()
@@ -234,6 +245,10 @@ class _MemoryWire:
         self._home = home
         self._closed: tuple[int, str] | None = None
         self._closing = trio.Event()
+
+    @property
+    def heard_at(self) -> float:
+        return self._home.heard_at()
 
     async def send(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
