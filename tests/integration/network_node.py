@@ -57,7 +57,7 @@ async def ask(node: Node, peer: NodeId, size: int) -> None:
         say(event="answered", size=len(reply.data), reconnects=reconnects)
 
 
-async def main(own: str, seed: str | None = None) -> None:
+async def main(own: str, *seeds: str) -> None:
     say(event="ready")
     await trio.to_thread.run_sync(sys.stdin.readline)
     async with (
@@ -67,7 +67,7 @@ async def main(own: str, seed: str | None = None) -> None:
     ):
         await node.spawn("echo", Echo)
         nursery.start_soon(tell_events, node, mailbox)
-        if seed is not None:
+        for seed in seeds:
             nursery.start_soon(node.join, seed)
         while line := await trio.to_thread.run_sync(sys.stdin.readline):
             question = json.loads(line)
