@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from thespian.actors import Actor, ActorSystem
 
 from rabble_trio import CorrelationId, NodeId, Outbox, Pid, Process, message, open_node
 
+from .erlang import open_erlang
 from .harness import Row, Timed, rate
 
 ONE_WAY = "envelopes one way, between two processes, {}"
@@ -260,6 +262,27 @@ def thespian(kind: str, size: int, count: int) -> Timed:
         system.shutdown()
 
 
+def erlang_rows() -> list[Row]:
+    """Erlang's distribution, with as many messages as ours. No rows where there is no Erlang."""
+    if shutil.which("erl") is None:
+        print("  Erlang left out: there is no erl on this machine")
+        return []
+    rows = []
+    try:
+        with open_erlang() as erlang:
+            for name, (size, count) in SIZES.items():
+                for measure, scenario in (
+                    (ONE_WAY, ("one_way", size, count)),
+                    (ROUND_TRIPS, ("round_trips", size, TRIPS, 1)),
+                    (IN_FLIGHT, ("round_trips", size, 4 * TRIPS, 100)),
+                ):
+                    row = rate(measure.format(name), "Erlang", partial(erlang.run, *scenario))
+                    rows.append(replace(row, implementation=f"Erlang/OTP {erlang.release}"))
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"  Erlang left out, as far as it is missing below: {error}")
+    return rows
+
+
 def run() -> list[Row]:
     """All rows."""
     rows = []
@@ -274,9 +297,7 @@ def run() -> list[Row]:
         rows.append(rate(measure, "trio-websocket", partial(bare_websocket, "/echo", size, TRIPS)))
         rows.append(rate(measure, "thespian", partial(thespian, "echo", size, 500)))
         rows.append(rate(IN_FLIGHT.format(name), "rabble_trio", partial(round_trips, size, 4 * TRIPS, 100)))
-    if shutil.which("erl") is None:
-        print("  Erlang left out: there is no erl on this machine")
-    return rows
+    return rows + erlang_rows()
 
 
 if __name__ == "__main__":
