@@ -287,8 +287,7 @@ class Link:
 
     def heard(self, at: float) -> None:
         """Note that bytes of the peer arrived at that time, whether or not they make a whole message yet."""
-        if at > self._heard:
-            self._heard = at
+        self._heard = max(self._heard, at)
 
     def tick(self, now: float) -> None:
         """Note the time: a ping may be due, or the peer dead. Raises `LinkError`."""
