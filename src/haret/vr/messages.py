@@ -4,9 +4,13 @@ Paper: Liskov and Cowling, "Viewstamped Replication Revisited", MIT-CSAIL-TR-201
 
 Who sends what:
 
-    client  -> replica    OpenSession, CloseSession, Request
-    replica -> client     SessionOpened, SessionClosed, Reply, NotPrimary, Overloaded, SessionExpired, InvalidRequest
-    replica -> replica    Prepare, PrepareOK, Commit, StartViewChange, DoViewChange, StartView, GetState, NewState
+    client  -> replica    OpenSession, CloseSession, Request, Read, StaleRead
+    replica -> client     SessionOpened, SessionClosed, Reply, ReadReply, Behind, NotPrimary, Overloaded, SessionExpired,
+                          InvalidRequest
+    admin   -> replica    Reconfigure, answered with Reconfigured, NotReady, NotPrimary or InvalidRequest
+    replica -> replica    Prepare, PrepareOK, Commit, ConfirmView, ViewConfirmed, StartViewChange, DoViewChange, StartView,
+                          GetState, NewState, ImagePart, Recovery, RecoveryResponse, Forgotten, Checkpoint,
+                          NewEpoch, EpochStarted
     anybody -> replica    GetReplicaState, answered with ReplicaState
     replica -> observer   ViewChanged
 
@@ -19,6 +23,12 @@ from the envelope, so the messages don't repeat it. No such message is larger th
 from __future__ import annotations
 
 from rabble_trio import Pid, message
+
+ANY_VIEW = -1
+"""In `GetState`: committed entries are wanted, which are the same in all views."""
+
+IMAGE_PART = 64 * 1024
+"""Bytes in an `ImagePart`: small enough that heartbeats are never late for one, many fit into a frame."""
 
 CLIENT_ID_BYTES = 16
 """Bytes of the random name that a client gives to `OpenSession`: two clients never choose the same."""
@@ -63,8 +73,39 @@ class Request:
     """Opaque here; the state machine understands it."""
 
 
-Entry = OpenSession | CloseSession | Request
+@message(tag="vr.reconfiguration")
+class Reconfiguration:
+    """The last entry of an epoch: who the members of the next one are (section 7.1)."""
+
+    epoch: int
+    """The epoch that it ends."""
+    replicas: tuple[Pid, ...]
+    """The members of the next epoch, sorted."""
+
+
+Entry = OpenSession | CloseSession | Request | Reconfiguration
 """What one position of the log holds."""
+
+
+@message(tag="vr.read")
+class Read:
+    """Ask the state machine something, without changing it. Answered with `ReadReply`, linearizable, by the primary.
+
+    No entry is logged: the primary makes sure that it still was primary after the question came (read-index).
+    """
+
+    operation: bytes
+    """Opaque here; the state machine understands it."""
+
+
+@message(tag="vr.stale_read")
+class StaleRead:
+    """Ask any replica something about the state that it has. Answered with `ReadReply`, or `Behind`."""
+
+    operation: bytes
+    """Opaque here; the state machine understands it."""
+    least: int
+    """The state must include the effects of this op, so that a client never goes back in time (section 6.3.2)."""
 
 
 # --- To clients ---
@@ -108,6 +149,28 @@ class Reply:
     """What the state machine returned. Opaque here."""
 
 
+@message(tag="vr.read_reply")
+class ReadReply:
+    """The answer to `Read` or `StaleRead`."""
+
+    op: int
+    """The commit number of the state that was asked."""
+    epoch: int
+    """The epoch of the replica that answers."""
+    view: int
+    """Its view."""
+    result: bytes
+    """What the state machine said. Opaque here."""
+
+
+@message(tag="vr.behind")
+class Behind:
+    """To a `StaleRead`: this replica has not come so far. Ask again a little later, or another one."""
+
+    commit: int
+    """The newest op whose effects it has."""
+
+
 @message(tag="vr.not_primary")
 class NotPrimary:
     """This replica does not serve requests. The request may still be executed, if it was accepted before: ask again."""
@@ -141,7 +204,39 @@ class InvalidRequest:
     """Which rule, in a sentence."""
 
 
-# --- Between replicas. All carry the epoch (section 7.1) and a view. ---
+# --- Reconfiguration, from administrators ---
+
+
+@message(tag="vr.reconfigure")
+class Reconfigure:
+    """Replace the members of the group (section 7). Answered with `Reconfigured` when that is committed."""
+
+    epoch: int
+    """The epoch that the sender believes is current: so that of two that don't know of each other, one is refused."""
+    replicas: tuple[Pid, ...]
+    """Who shall be the members: those that stay, and new ones, which must have caught up before (status "learning")."""
+
+
+@message(tag="vr.reconfigured")
+class Reconfigured:
+    """The group has new members, and that is committed."""
+
+    epoch: int
+    """The number of their epoch."""
+    replicas: tuple[Pid, ...]
+    """They."""
+
+
+@message(tag="vr.not_ready")
+class NotReady:
+    """A reconfiguration would stop the group at this moment. Try again when that has changed."""
+
+    reason: str
+    """Why, in a sentence."""
+
+
+# --- Between replicas. All carry the epoch (section 7.1) and the incarnation of the sender: what an incarnation sent that
+# has lost its memory since must not count any more (defect D2). ---
 
 
 @message(tag="vr.prepare")
@@ -158,6 +253,8 @@ class Prepare:
     """The sender's commit number."""
     entries: tuple[Entry, ...]
     """At least one."""
+    incarnation: int = 1
+    """The sender's incarnation."""
 
 
 @message(tag="vr.prepare_ok")
@@ -170,6 +267,8 @@ class PrepareOK:
     """The sender's view."""
     op: int
     """The sender's newest op."""
+    incarnation: int = 1
+    """The sender's incarnation."""
 
 
 @message(tag="vr.commit")
@@ -184,6 +283,8 @@ class Commit:
     """The sender's commit number."""
     op: int
     """The sender's newest op, so that a backup notices that it missed a `Prepare`."""
+    incarnation: int = 1
+    """The sender's incarnation."""
 
 
 @message(tag="vr.start_view_change")
@@ -196,6 +297,8 @@ class StartViewChange:
     """The view that the sender wishes for; at least `entered`."""
     entered: int
     """The sender's own view. It only ever enters one that a quorum wished for, so others follow it there."""
+    incarnation: int = 1
+    """The sender's incarnation."""
 
 
 @message(tag="vr.do_view_change")
@@ -215,6 +318,10 @@ class DoViewChange:
     """The sender's newest op."""
     commit: int
     """The sender's commit number."""
+    incarnation: int = 1
+    """The sender's incarnation."""
+    known: tuple[int, ...] = ()
+    """The newest incarnations that the sender knows, in the order of the configuration."""
 
 
 @message(tag="vr.start_view")
@@ -231,16 +338,19 @@ class StartView:
     """The newest op when the view began."""
     commit: int
     """The sender's commit number."""
+    incarnation: int = 1
+    """The sender's incarnation."""
 
 
 @message(tag="vr.get_state")
 class GetState:
-    """Send me entries after `after` (section 5.2). Answered with `NewState`, or not at all."""
+    """Send me entries after `after` (section 5.2). Answered with `NewState`, with an `ImagePart` if these entries were
+    cut off, or not at all."""
 
     epoch: int
     """The sender's epoch."""
     view: int
-    """The view that the answering replica must be in."""
+    """The view that the answering replica must be in; `ANY_VIEW` for committed entries only."""
     log_view: int
     """Whose log is wanted: that of a replica which is normal in `view` (then equal to it), or, by the primary of a view
     change, that of a replica which voted in it with this `last_normal_view`."""
@@ -248,6 +358,12 @@ class GetState:
     """The op before the first entry wanted."""
     request: int
     """Returned in the answer. Different for every question that a replica asks."""
+    image: int = 0
+    """If not 0, not entries are wanted but the next part of the image at this op."""
+    part: int = 0
+    """Which part of it, from 0."""
+    incarnation: int = 1
+    """The sender's incarnation."""
 
 
 @message(tag="vr.new_state")
@@ -270,6 +386,142 @@ class NewState:
     """The sender's commit number."""
     entries: tuple[Entry, ...]
     """Possibly none, if the sender has nothing newer."""
+    incarnation: int = 1
+    """The sender's incarnation."""
+
+
+@message(tag="vr.image_part")
+class ImagePart:
+    """A part of the image of the state at an op, in place of entries that were cut off (section 5.1).
+
+    Replicas make images at the same ops and with the same bytes, so the parts may come from different ones.
+    """
+
+    epoch: int
+    """Copied from the question."""
+    view: int
+    """Copied from the question."""
+    log_view: int
+    """Copied from the question."""
+    request: int
+    """Copied from the question."""
+    image: int
+    """The op whose effects the image includes, and all before it."""
+    part: int
+    """Which part this is, from 0."""
+    last: bool
+    """Whether it is the last one."""
+    data: bytes
+    """At most `IMAGE_PART` bytes."""
+    incarnation: int = 1
+    """The sender's incarnation."""
+
+
+@message(tag="vr.confirm_view")
+class ConfirmView:
+    """Primary to backups: are you still in this view? Reads wait for the answers of a quorum (read-index)."""
+
+    epoch: int
+    """The sender's epoch."""
+    view: int
+    """The sender's view."""
+    round: int
+    """Returned in the answer; counted up in each view."""
+    incarnation: int = 1
+    """The sender's incarnation."""
+
+
+@message(tag="vr.view_confirmed")
+class ViewConfirmed:
+    """Backup to primary: I am, after I received that question."""
+
+    epoch: int
+    """The sender's epoch."""
+    view: int
+    """The sender's view."""
+    round: int
+    """Copied from the question."""
+    incarnation: int = 1
+    """The sender's incarnation."""
+
+
+@message(tag="vr.recovery")
+class Recovery:
+    """To all: I have lost my log, tell me what I may go on with (section 4.3). Answered with `RecoveryResponse`."""
+
+    epoch: int
+    """The sender's epoch, as far as it knows."""
+    nonce: int
+    """Returned in the answer; another one for each attempt."""
+    incarnation: int = 1
+    """The sender's incarnation. Who has answered takes nothing more from an earlier one."""
+
+
+@message(tag="vr.recovery_response")
+class RecoveryResponse:
+    """From a normal replica (section 4.3)."""
+
+    epoch: int
+    """The sender's epoch."""
+    view: int
+    """The sender's view."""
+    nonce: int
+    """Copied from the question."""
+    op: int
+    """The newest op of the sender if it is primary of the view, else -1."""
+    known: tuple[int, ...] = ()
+    """The newest incarnations that the sender knows, in the order of the configuration."""
+    incarnation: int = 1
+    """The sender's incarnation."""
+
+
+@message(tag="vr.forgotten")
+class Forgotten:
+    """Primary to a backup that was restarted: you have acknowledged more in this view than you have now."""
+
+    epoch: int
+    """The sender's epoch."""
+    view: int
+    """The sender's view."""
+    op: int
+    """The newest op that an earlier incarnation of the receiver has acknowledged."""
+    incarnation: int = 1
+    """The sender's incarnation."""
+
+
+@message(tag="vr.checkpoint")
+class Checkpoint:
+    """To all: the digest of my state after an op at which all replicas make an image. They must be equal."""
+
+    epoch: int
+    """The sender's epoch."""
+    op: int
+    """The op."""
+    digest: bytes
+    """Of state machine and client table."""
+    incarnation: int = 1
+    """The sender's incarnation."""
+
+
+# --- Between replicas of different epochs (section 7) ---
+
+
+@message(tag="vr.new_epoch")
+class NewEpoch:
+    """To somebody whose epoch is over, and from those who leave to those who stay: there is a later one."""
+
+    epoch: int
+    """The sender's epoch."""
+    replicas: tuple[Pid, ...]
+    """Its members."""
+
+
+@message(tag="vr.epoch_started")
+class EpochStarted:
+    """To those who leave: I hold everything up to the beginning of this epoch, and take part in it."""
+
+    epoch: int
+    """The sender's epoch."""
 
 
 # --- Observation ---
@@ -287,7 +539,7 @@ class ReplicaState:
     pid: Pid
     """The replica's."""
     status: str
-    """"normal", "view-change", "state-transfer" or "recovering"."""
+    """"normal", "view-change", "state-transfer", "recovering", "learning", "leaving" or "stopped"."""
     epoch: int
     """Its epoch: the number of its configuration."""
     view: int
