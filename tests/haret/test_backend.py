@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haret.backend import MAX_CACHED, Backend, Refusal, admit
+from haret.backend import MAX_CACHED, Backend, Loader, Refusal, admit, is_read
 from haret.protocol import BadRequest, Ready
-from haret.vertree import BlobGet, BlobPut, Create, DoesNotExist, InvalidPath, Result, UnknownOperation
+from haret.vertree import (
+    BlobGet,
+    BlobPut,
+    Create,
+    DoesNotExist,
+    InvalidPath,
+    ListKeys,
+    MultiCas,
+    Result,
+    SetUnion,
+    UnknownOperation,
+)
 from rabble_trio import decode, encode
 
 
@@ -52,3 +64,64 @@ def test_equal_histories_give_equal_digests() -> None:
     assert one.digest() == other.digest()
     other.apply(4, encode(BlobPut("/a", b"z")))
     assert one.digest() != other.digest()
+
+
+def test_reads_are_told_from_writes() -> None:
+    for operation in (BlobGet("/a"), ListKeys(), SetUnion(("/a",))):
+        assert is_read(encode(operation))
+        assert is_read(operation)
+    write = BlobPut("/a", b"x")
+    for other in (write, BlobPut("/a", bytes(2 * MAX_CACHED)), MultiCas((), ()), MultiCas((), (write,)), Ready()):
+        assert not is_read(encode(other))
+        assert not is_read(admit(encode(other)))
+    assert not is_read(b"")
+
+
+def test_a_read_changes_nothing_and_a_write_is_no_read() -> None:
+    backend = Backend()
+    backend.apply(5, encode(Create("/a", "blob")))
+    backend.apply(6, encode(BlobPut("/a", b"x")))
+    before = backend.tree
+    assert decode(backend.read(encode(BlobGet("/a")))) == Result(b"x", 6)
+    assert decode(backend.read(encode(BlobGet("/b")))) == DoesNotExist("/b")
+    assert type(decode(backend.read(encode(BlobGet("no slash"))))) is InvalidPath
+    for operation in (BlobPut("/a", b"y"), MultiCas((), ())):
+        assert type(decode(backend.read(encode(operation)))) is BadRequest
+    assert backend.tree is before
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_a_read_raise(data: bytes) -> None:
+    decode(Backend().read(data))
+
+
+def test_an_image_is_loaded_into_another_backend() -> None:
+    one, other = Backend(), Backend()
+    one.apply(5, encode(Create("/a", "blob")))
+    other.apply(1, encode(Create("/b", "set")))
+    image, then = one.image(), one.digest()
+    one.apply(6, encode(BlobPut("/a", b"later")))
+    loader = other.loader()
+    for chunk in image.chunks():
+        assert other.digest() != then
+        loader.feed(chunk)
+    loader.finish()
+    assert other.digest() == then
+    assert decode(other.read(encode(BlobGet("/a")))) == Result(b"", 5)
+
+
+def test_bad_bytes_leave_a_backend_as_it_was() -> None:
+    backend = Backend()
+    before = backend.tree
+    chunks = list(backend.image().chunks())
+    for bad in ([], [chunks[0][:-1]], [b"\xc1"]):
+        loader = backend.loader()
+        with pytest.raises(ValueError, match="snapshot"):
+            feed(loader, bad)
+        assert backend.tree is before
+
+
+def feed(loader: Loader, chunks: list[bytes]) -> None:
+    for chunk in chunks:
+        loader.feed(chunk)
+    loader.finish()

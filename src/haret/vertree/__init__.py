@@ -4,10 +4,12 @@ operations.py   what can be done, as data            results.py    what comes ou
 limits.py       every limit and its reason           paths.py      the grammar of paths
 check.py        what can be refused without a tree   tree.py       Tree, and the rules that it keeps
 apply.py        how each operation is done           snapshot.py   a tree to chunks of bytes and back
+image.py        a tree at one moment: its bytes, and its digest in slices
 nodes.py        blobs, queues, sets, directories     sortedmap.py  the persistent B-tree below all of them
 """
 
 from .check import check
+from .image import Image
 from .nodes import Blob, Directory, Node, Queue, Set
 from .operations import (
     BlobGet,
@@ -58,7 +60,7 @@ from .results import (
     WrongType,
     is_error,
 )
-from .snapshot import BadSnapshot
+from .snapshot import BadSnapshot, Decoder
 from .tree import Tree
 
 __all__ = [
@@ -71,11 +73,13 @@ __all__ = [
     "CannotDeleteRoot",
     "CasFailed",
     "Create",
+    "Decoder",
     "Delete",
     "Directory",
     "DoesNotExist",
     "Error",
     "Guard",
+    "Image",
     "InvalidCas",
     "InvalidPath",
     "InvalidType",

@@ -274,6 +274,10 @@ WRITES: frozenset[type[Any]] = frozenset(Write.__args__)
 """The classes of `Write`."""
 
 
+READS: frozenset[type[Any]] = frozenset(Read.__args__)
+"""The classes of `Read`."""
+
+
 def is_write(operation: Operation) -> bool:
     """Whether an operation can change the tree and so must go through the log."""
     return type(operation) in WRITES or type(operation) is MultiCas

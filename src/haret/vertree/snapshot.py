@@ -53,7 +53,7 @@ _MOST: Final[dict[type[Any], int]] = {Blob: 1, Queue: MAX_QUEUE_LENGTH, Set: MAX
 _MAX_VERSION: Final = 2**63 - 1
 
 
-class BadSnapshot(Exception):
+class BadSnapshot(ValueError):
     """Bytes are not those of a tree: incomplete, damaged, or made by something else. The text says what is wrong."""
 
 
@@ -107,6 +107,21 @@ def decode_tree(chunks: Iterable[bytes]) -> Directory:
     if next(objects, None) is not None:
         raise BadSnapshot("there is something after the last node")
     return root
+
+
+class Decoder:
+    """A tree from its bytes, which come in pieces."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self._chunks.append(chunk)
+
+    def finish(self) -> Directory:
+        """The root of the tree. Raises `BadSnapshot`."""
+        return decode_tree(self._chunks)
 
 
 def _objects(chunks: Iterable[bytes]) -> Iterator[Any]:
