@@ -81,6 +81,7 @@ from ._messages import NodeDown as NodeDown
 from ._messages import NodeUp as NodeUp
 from ._messages import Persisted as Persisted
 from ._messages import Shutdown as Shutdown
+from ._messages import Snapshotted as Snapshotted
 from ._messages import StartTimer as StartTimer
 from ._messages import Stop as Stop
 from ._messages import Timeout as Timeout

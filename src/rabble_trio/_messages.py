@@ -19,6 +19,14 @@ class Persisted:
     """How many of the records that this incarnation persisted are durable now: 1, 2, ..., never less than before."""
 
 
+@message(tag="rabble.snapshotted")
+class Snapshotted:
+    """A snapshot of the receiving process became durable, and stands for the records that were persisted before it."""
+
+    size: int
+    """Its length in bytes."""
+
+
 @message(tag="rabble.shutdown")
 class Shutdown:
     """The receiver is asked to end. It is the last message that a process handles."""

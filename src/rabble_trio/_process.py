@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ._codec import MESSAGE_TYPES
-from ._errors import NotAMessage
+from ._errors import JournalError, NotAMessage
 from ._ids import CorrelationId, NodeId, Pid
 from ._messages import CancelTimer, Demonitor, DemonitorNodes, Monitor, MonitorNodes, StartTimer, Stop
 
@@ -203,6 +203,14 @@ class Process:
         A process that persists must override it.
         """
         raise NotImplementedError(f"{type(self).__name__} has persisted records, but no restore()")
+
+    def damaged(self, reason: str) -> None:
+        """Called instead of `restore` if the journal knows that it lost records of this process, or can't trust them.
+
+        They are set aside, and a new, empty history begins. The default raises `JournalError`, so the process does not
+        start; a process that can go on although it forgot what it promised overrides it.
+        """
+        raise JournalError(f"the journal of {type(self).__name__} is damaged: {reason}")
 
     def init(self, pid: Pid, output: Outbox) -> None:
         """Called once before the first message; the place for first timers and monitors."""
