@@ -105,6 +105,15 @@ async def open_servers(
             await servers.kill_all()
 
 
+async def status_of(admin: haret.Admin, pid: Any) -> str:
+    """The status of a replica, which may be about to be started."""
+    while True:
+        try:
+            return (await admin.replica(pid)).status
+        except haret.Unanswered:
+            await trio.sleep(0.02)
+
+
 def number_of(namespace: Namespace) -> int:
     assert namespace.primary is not None
     return int(namespace.primary.node.name[1:])
@@ -150,7 +159,7 @@ async def test_a_node_that_comes_back_is_a_member_and_silent(tmp_path: Path, con
             async with servers.admin(primary) as admin:
                 while len((await admin.cluster_status()).established) < 2:  # noqa: ASYNC110  # no event tells
                     await trio.sleep(0.02)
-                assert (await admin.replica(namespace.primary or "")).status == "recovering"
+                assert await status_of(admin, namespace.primary) == "recovering"
                 while (leader := await admin.primary("demo")) is None:  # noqa: ASYNC110  # no event tells
                     await trio.sleep(0.02)
                 assert leader != namespace.primary

@@ -1,7 +1,7 @@
 """What haret's clients and servers say to each other: typed messages, pure, with a version.
 
     common.py   the greeting that every connection begins with, errors as values, limits
-    api.py      the client port: sessions, and requests in them
+    api.py      the client port: sessions and requests in them, stale reads
     admin.py    the admin port: questions and answers
 
 A connection is a websocket; a frame is a batch of messages (`rabble_trio.encode_batch`). The first message of a
@@ -36,20 +36,29 @@ from .api import Expired as Expired
 from .api import GetNamespaceNames as GetNamespaceNames
 from .api import Leave as Leave
 from .api import NamespaceNames as NamespaceNames
+from .api import Ping as Ping
+from .api import Pong as Pong
 from .api import Ready as Ready
 from .api import Redirect as Redirect
 from .api import Result as Result
 from .api import Retry as Retry
+from .api import StaleRead as StaleRead
 from .api import Submit as Submit
+from .api import Visit as Visit
 from .common import ADMIN as ADMIN
 from .common import API as API
 from .common import CLIENT_ID_BYTES as CLIENT_ID_BYTES
+from .common import DURABILITIES as DURABILITIES
+from .common import DURABLE as DURABLE
+from .common import FENCED as FENCED
 from .common import MAX_BATCH_BYTES as MAX_BATCH_BYTES
 from .common import MAX_FRAME as MAX_FRAME
 from .common import MAX_IN_FLIGHT as MAX_IN_FLIGHT
 from .common import MAX_REPLICAS as MAX_REPLICAS
+from .common import MAX_STALE_READS as MAX_STALE_READS
 from .common import MIN_REPLICAS as MIN_REPLICAS
 from .common import NAMESPACES_PAGE as NAMESPACES_PAGE
+from .common import PING_AFTER as PING_AFTER
 from .common import SILENCE as SILENCE
 from .common import VERSION as VERSION
 from .common import BadRequest as BadRequest

@@ -8,6 +8,7 @@ from __future__ import annotations
 from rabble_trio import ClusterStatus, ExecutorStatus, Metrics, NodeId, Pid, message
 
 from .common import (
+    DURABLE,
     BadRequest,
     NamespaceExists,
     NotEnoughReplicas,
@@ -40,6 +41,8 @@ class CreateNamespace:
     """Of the namespace; it becomes the group of its replicas' pids."""
     replicas: tuple[Pid, ...]
     """At least `MIN_REPLICAS`, on members of the cluster, with or without the group."""
+    durability: str = ""
+    """`DURABLE` or `FENCED`; "" for what the node that is asked has as its default."""
 
 
 @message(tag="haret.admin.list_namespaces")
@@ -67,6 +70,10 @@ class Namespace:
     rivals: tuple[tuple[Pid, ...], ...] = ()
     """The replicas of other groups that were created under the same name, on nodes that could not see each other. If there
     are any, the namespace is not served."""
+    durability: str = DURABLE
+    """`DURABLE` or `FENCED`."""
+    stopped: tuple[Pid, ...] = ()
+    """Replicas that stopped, because their state differs from that of the others. They count as down."""
 
 
 @message(tag="haret.admin.namespaces")
@@ -94,7 +101,9 @@ class Replica:
     pid: Pid
     """Its pid."""
     status: str
-    """"normal", "view-change", "state-transfer" or "recovering"."""
+    """"normal"; "view-change", "state-transfer", "recovering" (from the others, after a loss of memory), "restarting" (with
+    what its disk holds), "learning" (a new member that catches up) or "leaving", which end by themselves; or "stopped":
+    its state differed from that of the others."""
     epoch: int
     """Number of its configuration."""
     view: int
@@ -115,6 +124,8 @@ class Replica:
     """Client sessions that are open."""
     digest: bytes
     """Of its tree; equal on all replicas with an equal `commit`."""
+    durability: str = DURABLE
+    """`DURABLE` or `FENCED`, as the namespace was created."""
 
 
 @message(tag="haret.admin.get_primary")

@@ -10,9 +10,19 @@
                                       <-      Ready: a primary is there, what got Retry is worth sending again
     Leave                             ->                                    closes the session
 
+    Visit(namespace)                  ->                                    without a session, on any node
+    StaleRead(-1), StaleRead(-2), ... ->                                    after Visit or Enter
+                                      <-      Result(-2), Result(-1), Retry(-3)
+
+    Ping                              ->                                    at any time after the greeting
+                                      <-      Pong
+
 After a reconnect the client enters with its session's number and submits again whatever was not answered, with the old
 numbers: the replicas execute each number once, whoever carries it to them, and however often. `lowest` tells them which
-results nobody will ask for again.
+results nobody will ask for again. Operations that only read are numbered in the same way, but never logged.
+
+A stale read is answered by any replica, also while nobody leads. It carries the newest commit number that the client has
+seen, and is answered from no older state, so a client never goes back in time.
 """
 
 from __future__ import annotations
@@ -57,14 +67,47 @@ class Submit:
     """`rabble_trio.encode` of an operation of `haret.vertree`."""
 
 
+@message(tag="haret.api.visit")
+class Visit:
+    """To the server: stale reads that follow are of this namespace. `Enter` says so, too.
+
+    There is no answer, unless it is `UnknownNamespace`.
+    """
+
+    namespace: str
+    """Its name."""
+
+
+@message(tag="haret.api.stale_read")
+class StaleRead:
+    """To the server: answer from the state of any replica that has come far enough. It takes no session."""
+
+    number: int
+    """-1, -2, ... in the order of the client's choosing: never that of a `Submit`."""
+    operation: bytes
+    """`rabble_trio.encode` of an operation of `haret.vertree` that only reads."""
+    least: int
+    """The newest commit number that the client has seen in this namespace; 0 if none."""
+
+
+@message(tag="haret.api.ping")
+class Ping:
+    """To the server: are you alive? It is answered at once, whatever else is under way."""
+
+
+@message(tag="haret.api.pong")
+class Pong:
+    """To the client: yes."""
+
+
 @message(tag="haret.api.result")
 class Result:
     """To the client: the request was executed, or refused before it was logged."""
 
     number: int
-    """The request's."""
+    """The request's, or the stale read's."""
     op: int
-    """The commit number it was executed as; 0 when it was refused before it was logged."""
+    """The commit number it was executed as, or, of a read, at which it was read; 0 when it was refused before."""
     epoch: int
     """Of the group that executed it."""
     view: int
@@ -75,10 +118,10 @@ class Result:
 
 @message(tag="haret.api.retry")
 class Retry:
-    """To the client: nobody could answer this copy of the request now. Submit it again, with its number, later."""
+    """To the client: nobody could answer this copy of the request now. Send it again, with its number, later."""
 
     number: int
-    """The request's; 0 for `Enter`."""
+    """The request's, or the stale read's; 0 for `Enter`."""
     reason: str
     """Why, in words."""
 

@@ -12,7 +12,7 @@ API: Final = "haret-api"
 ADMIN: Final = "haret-admin"
 """The protocol of the admin port, and its websocket subprotocol."""
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of both protocols. It changes whenever an old peer could misread a new one."""
 
 MAX_FRAME: Final = 1024 * 1024
@@ -25,9 +25,25 @@ MAX_IN_FLIGHT: Final = 1024
 """Requests of one connection that may be unanswered: ten times what keeps a group busy. The client waits beyond it; the
 server answers `Retry` to a client that does not."""
 
-SILENCE: Final = 8.0
-"""Seconds without any message, while an answer is due, after which a client takes the connection for dead. A server
-answers every request earlier, if only with `Retry`."""
+MAX_STALE_READS: Final = 256
+"""Stale reads of one connection that may be unanswered, on top of its requests: each is answered by the node itself, as a
+rule, so more would wait in its mailboxes only."""
+
+PING_AFTER: Final = 1.0
+"""Seconds without a byte from the server, while an answer is due, after which a client asks for a sign of life."""
+
+SILENCE: Final = 3.0
+"""Seconds without a byte, while an answer is due, after which a client takes the connection for dead. A server that is
+well answers a `Ping` in milliseconds, however long the rest may take."""
+
+DURABLE: Final = "durable"
+"""A group that persists its whole log: what it acknowledged survives even a crash of all its nodes at once."""
+
+FENCED: Final = "fenced"
+"""A group that keeps its log in memory, and on disk only what keeps a restarted replica from doing harm."""
+
+DURABILITIES: Final = (DURABLE, FENCED)
+"""What a namespace may be."""
 
 CLIENT_ID_BYTES: Final = 16
 """Random bytes that name the opening of a session, so that an opening that is sent twice opens one session."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from haret.protocol import (
     ADMIN,
+    DURABLE,
     NAMESPACES_PAGE,
     AdminReply,
     Answer,
@@ -92,7 +93,8 @@ class AdminConnection(GreetedConnection):
     def answered(self, context: Any, message: Any, sender: Pid, output: ConnectionOutput) -> None:
         """An actor answered."""
         if type(message) is vr.ReplicaState:
-            message = _described(message)
+            entry = self._directory.entry_of(message.pid)
+            message = _described(message, DURABLE if entry is None else entry.durability)
         output.reply(Answer(context, message))
 
     def failed(self, context: Any, reason: str, output: ConnectionOutput) -> None:
@@ -100,7 +102,7 @@ class AdminConnection(GreetedConnection):
         output.reply(Answer(context, Unanswered(reason)))
 
 
-def _described(state: vr.ReplicaState) -> Replica:
+def _described(state: vr.ReplicaState, durability: str) -> Replica:
     return Replica(
         state.pid,
         state.status,
@@ -114,4 +116,5 @@ def _described(state: vr.ReplicaState) -> Replica:
         state.replicas,
         state.sessions,
         state.digest,
+        durability,
     )

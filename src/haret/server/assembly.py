@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from haret.protocol import ADMIN, API, MAX_IN_FLIGHT
+from haret.protocol import ADMIN, API, MAX_IN_FLIGHT, MAX_STALE_READS
 from rabble_trio import ConnectionHandler, Node, NodeId, Pid, RequestLimits, Supervisor, WebsocketService, open_node
 
 from .admin import AdminConnection
@@ -45,6 +45,8 @@ ADMIN_PATIENCE: Final = 12.0
 async def open_server(config: ServerConfig) -> AsyncIterator[Server]:
     """Run a server for the length of an `async with`; at its end, everything is stopped in order.
 
+    The ports are open when it begins. The replicas that belong on this node are started behind that, several at a time.
+
     Raises `ConfigError` if a file that the configuration names can't be used, `rabble_trio.ListenFailed` if a port is taken,
     `rabble_trio.RecordError` for what is wrong with the data directory, and `rabble_trio.ChildFailed` if a part of the
     server keeps failing.
@@ -62,8 +64,6 @@ async def open_server(config: ServerConfig) -> AsyncIterator[Server]:
         supervisor=Supervisor(intensity=10, period=10),
     ) as node:
         groups = LocalGroups(node, config.vr_settings())
-        for entry in directory:
-            await groups.settle(entry, fresh=False)
         api = _Port(config.api_host, API, node.pid("api", "haret"), config.timeouts.request)
         admin = _Port(config.admin_host, ADMIN, node.pid("admin", "haret"), ADMIN_PATIENCE)
         # The manager tells other nodes where clients find this one, so the client port comes first.
@@ -72,7 +72,7 @@ async def open_server(config: ServerConfig) -> AsyncIterator[Server]:
         manager = manager_of(node.id)
         await node.spawn(
             manager.name,
-            lambda: NamespaceManager(node, directory, groups, store, (api.pid,)),
+            lambda: NamespaceManager(node, directory, groups, store, (api.pid,), config.durability),
             group=manager.group,
             restart="permanent",
         )
@@ -97,7 +97,7 @@ class _Port:
         self.address = address
         self.pid = pid
         self._protocol = protocol
-        self._limits = RequestLimits(request_timeout=request_timeout, max_requests=MAX_IN_FLIGHT)
+        self._limits = RequestLimits(request_timeout=request_timeout, max_requests=MAX_IN_FLIGHT + MAX_STALE_READS)
         self._server: WebsocketService
 
     async def open(self, node: Node, make_handler: Callable[[], ConnectionHandler]) -> None:

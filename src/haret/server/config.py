@@ -6,7 +6,8 @@ admin_host = "127.0.0.1:5001"       # haret admin
 api_host = "127.0.0.1:5002"         # clients
 
 # optional; paths are relative to the directory of the file
-data_dir = "/var/lib/haret"         # who belongs to the cluster, and which namespaces there are: kept over restarts
+data_dir = "/var/lib/haret"         # members, namespaces and the replicas' logs: kept over restarts
+durability = "durable"              # of namespaces that are created here and don't say; or "fenced"
 cluster_name = "haret"              # nodes join only those of the same cluster name
 secret_file = "cluster.secret"      # at least 16 random bytes, the same on all nodes, readable by their owner alone
 insecure = false                    # true: listen beyond this machine, though not all is encrypted and authenticated
@@ -37,7 +38,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from haret.errors import ConfigError
-from haret.protocol import SILENCE
+from haret.protocol import DURABILITIES, DURABLE
 from haret.vr import Settings
 from rabble_trio import InvalidId, NodeId, cluster_tls
 
@@ -45,8 +46,8 @@ MAX_OPERATION: Final = 832 * 1024
 """Bytes of an encoded operation: the most that `haret.vertree` admits, and its tags and lengths, below a frame."""
 
 
-MAX_REQUEST_TIMEOUT: Final = 0.75 * SILENCE
-"""Seconds. The clock of the websocket service may be a quarter late."""
+MAX_REQUEST_TIMEOUT: Final = 6.0
+"""Seconds. A client that is patient for ten must have time to ask again, and the clock may be a quarter late."""
 
 
 SECRET_BYTES: Final = (16, 1024)
@@ -92,8 +93,13 @@ class ServerConfig:
     api_host: str
     """"host:port" for clients."""
     data_dir: str | None = None
-    """A directory of this node's own, in which it keeps who belongs to its cluster and which namespaces there are, to find
-    both again after a restart. The trees themselves are in memory."""
+    """A directory of this node's own, in which it keeps who belongs to its cluster, which namespaces there are, and what its
+    replicas must not forget. Without one, nothing outlives the process, whatever the durability of a namespace: replicas
+    of a node that is started again recover from the others."""
+    durability: str = DURABLE
+    """Of namespaces that are created through this node and don't say what they want: "durable" (the log is on disk, so that
+    what was acknowledged outlives a crash of all nodes at once) or "fenced" (the log is in memory; faster where disks are
+    slow, and lost when a majority of the replicas crashes at once)."""
     cluster_name: str = "haret"
     """Nodes join only those of the same cluster name."""
     secret_file: str | None = None
@@ -110,6 +116,8 @@ class ServerConfig:
             host = _check_address(key, self.node_name, getattr(self, key)).host
             if not self.insecure and not _is_loopback(host):
                 self._check_exposed(key)
+        if self.durability not in DURABILITIES:
+            raise ConfigError("durability", f"{self.durability!r} is neither {' nor '.join(map(repr, DURABILITIES))}")
         addresses = [self.cluster_host, self.admin_host, self.api_host]
         for key, address in (("admin_host", self.admin_host), ("api_host", self.api_host)):
             if not address.endswith(":0") and addresses.count(address) > 1:
@@ -121,7 +129,7 @@ class ServerConfig:
         if self.timeouts.request > MAX_REQUEST_TIMEOUT:
             raise ConfigError(
                 "timeouts.request",
-                f"must be at most {MAX_REQUEST_TIMEOUT:g}: a client that hears nothing for {SILENCE:g} s connects anew",
+                f"must be at most {MAX_REQUEST_TIMEOUT:g}: clients give up after about ten, and must be able to ask again",
             )
         self.vr_settings()
 

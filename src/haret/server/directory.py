@@ -35,7 +35,7 @@ class PrimaryChanged:
 class Entry:
     """One namespace."""
 
-    __slots__ = ("epoch", "name", "primary", "rivals", "view")
+    __slots__ = ("epoch", "name", "primary", "rivals", "stopped", "view")
 
     def __init__(self, name: str, rivals: Rivals) -> None:
         self.name = name
@@ -43,6 +43,7 @@ class Entry:
         self.primary: Pid | None = None
         self.epoch = 0
         self.view = -1  # nothing heard yet
+        self.stopped: set[Pid] = set()  # replicas whose state differed from that of the others
 
     @property
     def group(self) -> Group | None:
@@ -52,7 +53,21 @@ class Entry:
     def describe(self) -> protocol.Namespace:
         """As the admin port shows it."""
         first, *others = (group.replicas for group in self.rivals)
-        return protocol.Namespace(self.name, first, self.primary, self.epoch, max(0, self.view), tuple(others))
+        return protocol.Namespace(
+            self.name,
+            first,
+            self.primary,
+            self.epoch,
+            max(0, self.view),
+            tuple(others),
+            self.durability,
+            tuple(sorted(self.stopped)),
+        )
+
+    @property
+    def durability(self) -> str:
+        """As the namespace was created."""
+        return self.rivals[0].durability
 
     def trouble(self) -> str:
         """Why there is no primary."""
@@ -111,10 +126,20 @@ class Directory:
             self._entries.pop(group.name, None)
 
     def plan(
-        self, request: protocol.CreateNamespace, creation: bytes, members: Collection[NodeId]
+        self,
+        request: protocol.CreateNamespace,
+        creation: bytes,
+        members: Collection[NodeId],
+        durability: str = protocol.DURABLE,
     ) -> Group | protocol.NamespaceExists | protocol.NotEnoughReplicas | protocol.BadRequest:
-        """The group that a new namespace gets, or why it can't be. `members`: of the cluster."""
+        """The group that a new namespace gets, or why it can't be.
+
+        `members`: of the cluster. `durability`: what a request gets that does not say.
+        """
         name = request.name
+        durability = request.durability or durability
+        if durability not in protocol.DURABILITIES:
+            return protocol.BadRequest(f"a namespace is {' or '.join(protocol.DURABILITIES)}, not {durability[:20]!r}")
         try:
             replicas = tuple(sorted({Pid(pid.name, pid.node, name) for pid in request.replicas}))
         except InvalidId as error:
@@ -140,7 +165,7 @@ class Directory:
             return protocol.NotEnoughReplicas(len(replicas), protocol.MIN_REPLICAS)
         if len(replicas) > protocol.MAX_REPLICAS:
             return protocol.BadRequest(f"a namespace has at most {protocol.MAX_REPLICAS} replicas, not {len(replicas)}")
-        return Group(name, creation, 0, replicas)
+        return Group(name, creation, 0, replicas, durability)
 
     # --------------------------------------------------------------- primaries
 
@@ -178,6 +203,18 @@ class Directory:
             return None
         entry.primary = None
         return PrimaryChanged(entry.name, None)
+
+    def stopped_on(self, node: NodeId) -> tuple[Pid, ...]:
+        """The replicas of a node that stopped, sorted."""
+        return tuple(sorted(pid for entry in self._entries.values() for pid in entry.stopped if pid.node == node))
+
+    def replicas_stopped(self, node: NodeId, pids: Collection[Pid]) -> list[Pid]:
+        """A node told which of its replicas stopped: these, and no others. Returns those that are new."""
+        before = set(self.stopped_on(node))
+        now = {pid for pid in pids if pid.node == node and self.entry_of(pid) is not None}
+        for pid in before ^ now:
+            self._entries[pid.group or ""].stopped ^= {pid}
+        return sorted(now - before)
 
     def leaders(self) -> list[Leader]:
         """All primaries that are known, by namespace."""

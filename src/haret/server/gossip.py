@@ -8,7 +8,7 @@
     Release(group)         ->                                   instead of Start, when somebody did not grant
 
     after a link came up, and every few seconds
-    Here(api address, digest)   ->
+    Here(address, digest, ...)  ->
                                 <-   News(groups, leaders), when the digests differ
 
 Whoever leads is told to all nodes as it changes (`News` of a `Leader`), and again after a link came up.
@@ -26,6 +26,10 @@ from .registry import Group
 
 NEWS_PAGE: Final = 64
 """Groups in one `News`: with as many replicas, and names as long, as may be, they still fit into a frame."""
+
+
+SHOWN_STOPPED: Final = 64
+"""Stopped replicas of its own that a node tells others of: one is a reason to look, and more would fill the message."""
 
 
 @message(tag="haret.server.reserve")
@@ -98,6 +102,8 @@ class Here:
     """`fingerprint` of what it knows."""
     first: bool
     """Whether the link has just come up, so that the receiver should say the same, and all that it knows."""
+    stopped: tuple[Pid, ...] = ()
+    """Replicas of the sender's node that stopped, because their state differs; at most `SHOWN_STOPPED`."""
 
 
 def fingerprint(registry_digest: bytes, views: Iterable[tuple[str, int, int]]) -> bytes:

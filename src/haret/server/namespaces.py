@@ -8,18 +8,24 @@ Rules:
    nodes compare what they know, so that lost news is late and not missing.
 3. Replicas tell their own manager when they become normal in a view; it tells the others. Each manager watches the
    primaries that it knows.
+4. Groups are started and stopped one by one within a namespace, and several namespaces at a time: one that has much to read
+   from the disk, or can't be started, does not hold up the others. Clients and operators are answered meanwhile.
+5. A replica that stops, because its state differs from that of the others, is shown on all nodes until it runs again.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import trio
 
 from haret.protocol import (
+    DURABLE,
     BadRequest,
     Crash,
     CreateNamespace,
@@ -29,7 +35,7 @@ from haret.protocol import (
     Unanswered,
     UnknownActor,
 )
-from haret.vr.messages import ViewChanged
+from haret.vr.messages import ReplicaState, ViewChanged
 from rabble_trio import (
     ActorDown,
     CorrelationId,
@@ -48,7 +54,19 @@ from rabble_trio import (
 )
 
 from .directory import Directory, PrimaryChanged
-from .gossip import NEWS_PAGE, Granted, Here, Leader, News, Release, Reserve, Start, Started, manager_of
+from .gossip import (
+    NEWS_PAGE,
+    SHOWN_STOPPED,
+    Granted,
+    Here,
+    Leader,
+    News,
+    Release,
+    Reserve,
+    Start,
+    Started,
+    manager_of,
+)
 from .groups import LocalGroups
 from .registry import CREATION_BYTES, Group, problem_with
 from .store import Store
@@ -67,21 +85,38 @@ FIRST_PRIMARY: Final = 3.0
 COMPARE: Final = 2.0
 """Seconds between comparisons of what two nodes know: the most that a lost piece of news is late."""
 
+STARTED_AT_ONCE: Final = 16
+"""Namespaces whose replicas are started at the same time: enough to keep a disk busy, and few enough that what is read from
+it does not fill the memory."""
+
 
 class NamespaceManager(Service):
-    """See the module. `followers` are the actors on this node that hear of `PrimaryChanged`."""
+    """See the module.
+
+    `followers` are the actors on this node that hear of `PrimaryChanged`. `durability` is that of namespaces which are
+    created through this node and don't say what they want.
+    """
 
     def __init__(
-        self, node: Node, directory: Directory, groups: LocalGroups, store: Store, followers: tuple[Pid, ...]
+        self,
+        node: Node,
+        directory: Directory,
+        groups: LocalGroups,
+        store: Store,
+        followers: tuple[Pid, ...],
+        durability: str = DURABLE,
     ) -> None:
         self._node = node
         self._directory = directory
         self._groups = groups
         self._store = store
         self._followers = followers
+        self._durability = durability
         self._reachable: set[NodeId] = set()
         self._more_reachable = trio.Event()
-        self._settling = trio.Lock()
+        self._settling: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        self._starting = trio.Semaphore(STARTED_AT_ONCE)
+        self._saving = trio.Lock()
         self._have_primary: dict[str, trio.Event] = {}
         self._mailbox: Mailbox
         self._nursery: trio.Nursery
@@ -126,8 +161,13 @@ class NamespaceManager(Service):
                 if leader is not None:
                     self._follow(leader)
                     self._spread(News(self._directory.registry.get(leader.name), (leader,)))
+            case ReplicaState(pid=pid, status="stopped"):
+                self._mailbox.monitor(pid)  # it may be started again
+                self._on_stopped(self._node.id, {*self._directory.stopped_on(self._node.id), pid})
+                self._spread(self._here(first=False))
             case Down(pid=pid):
                 self._publish(self._directory.replica_down(pid))
+                self._on_stopped(pid.node, set(self._directory.stopped_on(pid.node)) - {pid})
             case NodeUp(node=node):
                 self._reachable.add(node)
                 self._more_reachable.set()
@@ -136,6 +176,7 @@ class NamespaceManager(Service):
             case NodeDown(node=node):
                 self._reachable.discard(node)
                 self._directory.addresses.pop(node, None)
+                self._on_stopped(node, ())
                 self._take_up_soon(self._directory.grants.node_lost(node))
             case GetMetrics():
                 self._reply(envelope, self._metrics())
@@ -150,6 +191,7 @@ class NamespaceManager(Service):
                 "namespaces": float(len(entries)),
                 "namespaces_without_primary": float(sum(entry.primary is None for entry in entries)),
                 "namespaces_with_rivals": float(sum(entry.group is None for entry in entries)),
+                "replicas_stopped": float(sum(len(entry.stopped) for entry in entries)),
                 "other_nodes": float(len(self._reachable)),
             },
         )
@@ -157,7 +199,8 @@ class NamespaceManager(Service):
     # ---------------------------------------------------------------- creating
 
     async def _create(self, request: CreateNamespace, envelope: Envelope) -> None:
-        planned = self._directory.plan(request, secrets.token_bytes(CREATION_BYTES), self._node.members)
+        creation, members = secrets.token_bytes(CREATION_BYTES), self._node.members
+        planned = self._directory.plan(request, creation, members, self._durability)
         self._reply(envelope, await self._create_group(planned) if isinstance(planned, Group) else planned)
 
     async def _create_group(self, group: Group) -> Any:
@@ -226,7 +269,7 @@ class NamespaceManager(Service):
         return self._directory.grants.reserve(group, creator, trio.current_time())
 
     async def _start(self, group: Group, envelope: Envelope) -> None:
-        async with self._settling:
+        async with self._alone(group.name):
             reply = await self._start_fresh(group)
         self._reply(envelope, reply)
 
@@ -278,25 +321,39 @@ class NamespaceManager(Service):
             self._nursery.start_soon(self._take_up, known)
 
     async def _take_up(self, names: list[str]) -> None:
-        """Groups became known here otherwise than by their creation: their replicas, if any belong here, stay silent."""
-        async with self._settling:
-            if names:
-                await self._save()
+        """Groups are known otherwise than by their creation: their replicas, if any belong here, ran before, or may have."""
+        if names:
+            await self._save()
+        async with trio.open_nursery() as nursery:
             for name in names:
-                entry = self._directory.get(name)
-                if entry is None or (entry.group is not None and self._directory.grants.holds(entry.group)):
-                    continue
-                try:
-                    await self._groups.settle(entry, fresh=False)
-                except Exception:
-                    logger.exception("the replicas of %s could not be started", name)
+                nursery.start_soon(self._take_up_one, name)
+
+    async def _take_up_one(self, name: str) -> None:
+        async with self._starting, self._alone(name):
+            entry = self._directory.get(name)
+            if entry is None or (entry.group is not None and self._directory.grants.holds(entry.group)):
+                return
+            try:
+                await self._groups.settle(entry, fresh=False)
+            except Exception:
+                logger.exception("the replicas of %s could not be started", name)
+
+    @asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        """Nobody else starts or stops replicas of this namespace meanwhile."""
+        lock = self._settling[name]
+        async with lock:
+            yield
+        if not lock.locked():
+            self._settling.pop(name, None)  # names may come from anywhere, so none is kept for longer than it is of use
 
     async def _save(self) -> None:
-        try:
-            await self._store.save(tuple(self._directory.registry))
-        except OSError as error:
-            # No promise depends on it; after a restart, the other nodes tell what is missing.
-            logger.error("the namespaces can't be written to the data directory: %s", error)
+        async with self._saving:
+            try:
+                await self._store.save(tuple(self._directory.registry))
+            except OSError as error:
+                # No promise depends on it; after a restart, the other nodes tell what is missing.
+                logger.error("the namespaces can't be written to the data directory: %s", error)
 
     # ------------------------------------------------------- comparing with others
 
@@ -308,12 +365,14 @@ class NamespaceManager(Service):
 
     def _here(self, *, first: bool) -> Here:
         address = self._directory.addresses.get(self._node.id, "")
-        return Here(address, self._directory.fingerprint(), first)
+        stopped = self._directory.stopped_on(self._node.id)[:SHOWN_STOPPED]
+        return Here(address, self._directory.fingerprint(), first, stopped)
 
     def _on_here(self, here: Here, sender: Pid) -> None:
         directory = self._directory
         if here.api_address:
             directory.addresses[sender.node] = here.api_address
+        self._on_stopped(sender.node, here.stopped)
         if here.first:
             self._send(sender, self._here(first=False))
         if here.first or here.digest != directory.fingerprint():
@@ -340,6 +399,10 @@ class NamespaceManager(Service):
         logger.info("%s: the primary is %s", news.namespace, news.primary or "unknown")
         for follower in self._followers:
             self._send(follower, news)
+
+    def _on_stopped(self, node: NodeId, pids: Collection[Pid]) -> None:
+        for pid in self._directory.replicas_stopped(node, pids):
+            logger.error("%s stopped: its state differs from that of the others; `vr replica %s` shows it", pid, pid)
 
     def _crash(self, pid: Pid) -> Done | UnknownActor:
         try:

@@ -44,6 +44,8 @@ class Group:
     """0, 1, 2, ...: counted up by each reconfiguration."""
     replicas: tuple[Pid, ...]
     """Sorted; primaries take turns in this order."""
+    durability: str = protocol.DURABLE
+    """One of `haret.protocol.DURABILITIES`, as the namespace was created; the same in all epochs."""
 
     def on(self, node: NodeId) -> tuple[Pid, ...]:
         """The replicas that belong on a node."""
@@ -65,8 +67,8 @@ def join(left: Rivals, right: Rivals) -> Rivals:
     return tuple(sorted((group for group in both if group.epoch == newest), key=_order)[:MAX_RIVALS])
 
 
-def _order(group: Group) -> tuple[bytes, tuple[Pid, ...]]:
-    return group.creation, group.replicas
+def _order(group: Group) -> tuple[bytes, tuple[Pid, ...], str]:
+    return group.creation, group.replicas, group.durability
 
 
 def problem_with(group: Group) -> str | None:
@@ -80,6 +82,8 @@ def problem_with(group: Group) -> str | None:
         return f"the name {SUPERVISOR!r} is taken"
     if not protocol.MIN_REPLICAS <= len(pids) <= protocol.MAX_REPLICAS:
         return f"a group has {protocol.MIN_REPLICAS} to {protocol.MAX_REPLICAS} replicas, not {len(pids)}"
+    if group.durability not in protocol.DURABILITIES:
+        return f"its durability is {group.durability[:20]!r}"
     return None
 
 

@@ -27,6 +27,10 @@ MESSAGES = {
     "haret.api.entered": protocol.Entered(7),
     "haret.api.leave": protocol.Leave(),
     "haret.api.submit": protocol.Submit(2, 1, b"operation"),
+    "haret.api.visit": protocol.Visit("ns"),
+    "haret.api.stale_read": protocol.StaleRead(-1, b"operation", 9),
+    "haret.api.ping": protocol.Ping(),
+    "haret.api.pong": protocol.Pong(),
     "haret.api.result": protocol.Result(2, 9, 0, 1, b"result"),
     "haret.api.retry": protocol.Retry(2, "because"),
     "haret.api.ready": protocol.Ready(),
@@ -38,7 +42,7 @@ MESSAGES = {
 
 QUESTIONS = [
     protocol.GetConfig(),
-    protocol.CreateNamespace("ns", (PID,)),
+    protocol.CreateNamespace("ns", (PID,), protocol.FENCED),
     protocol.ListNamespaces(),
     protocol.GetReplica(PID),
     protocol.GetPrimary("ns"),

@@ -154,6 +154,7 @@ async def test_the_manager_counts() -> None:
             "namespaces": 1.0,
             "namespaces_without_primary": 0.0,
             "namespaces_with_rivals": 0.0,
+            "replicas_stopped": 0.0,
             "other_nodes": 0.0,
         }
 
