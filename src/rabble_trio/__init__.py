@@ -14,6 +14,7 @@ The shell is Trio:
     _mailbox     bounded queues, and the mailbox handle of Trio code
     _actor       one incarnation of an actor: its mailbox, timers, monitors, asks
     _journal     where persisted records go                    (_persistence: the barrier between it and processes)
+    _recorder    the flight recorder               (_flight: what it keeps; _plain, _show: values as JSON, and as text)
     _executor    routes envelopes, runs processes, timers, monitors, asks     (_remote: those across nodes)
     _service     actors that are Trio code
     _workers     blocking and CPU-bound work in threads and processes    (_worker: the inside of such a process)
@@ -94,6 +95,7 @@ from ._process import Persist as Persist
 from ._process import Process as Process
 from ._process import Send as Send
 from ._process import Snapshot as Snapshot
+from ._recorder import FlightRecorder as FlightRecorder
 from ._server import ConnectionHandler as ConnectionHandler
 from ._server import ConnectionOutput as ConnectionOutput
 from ._server import RequestLimits as RequestLimits

@@ -50,6 +50,7 @@ from ._process import Envelope, Outbox, Process
 from ._remote import AskFailed, Remote
 
 if TYPE_CHECKING:
+    from ._recorder import NodeRecorder
     from ._supervisor import SupervisorTask
 
 logger = logging.getLogger("rabble_trio.executor")
@@ -123,6 +124,7 @@ class Executor:
     def __init__(self, node: NodeId, journal: Journal) -> None:
         self.node = node
         self.persistence = Persistence(self, journal)
+        self.recorder: NodeRecorder | None = None
         self.pid = Pid("executor", node, "rabble")
         self.ask_pid = Pid("ask", node, "rabble")
         self.actors: dict[Pid, Actor] = {}
@@ -580,6 +582,7 @@ class Executor:
             **{f"actors_ended_{reason.replace(' ', '_')}": n for reason, n in sorted(self._ended_counts.items())},
             **{f"dead_letters_{reason.replace(' ', '_')}": n for reason, n in sorted(self._dead_letters.items())},
             "dead_letters_not_observed": self._not_observed,
+            **({} if self.recorder is None else self.recorder.counters()),
         }
         gauges = {
             "actors": float(len(actors)),
@@ -589,6 +592,7 @@ class Executor:
             "mailbox_deepest": float(max((len(actor.queue) for actor in actors), default=0)),
             "timers": float(sum(len(actor.timers) for actor in actors)),
             "envelopes_held": float(sum(len(actor.held) for actor in actors)),
+            **({} if self.recorder is None else self.recorder.gauges()),
         }
         return Metrics(counters, gauges)
 

@@ -25,6 +25,7 @@ from ._mailbox import Mailbox
 from ._members import Members
 from ._messages import ClusterStatus, ExecutorStatus, Metrics
 from ._record import FILE_NAME, ClusterRecord, RecordKeeper
+from ._recorder import FlightRecorder, NodeRecorder
 from ._supervisor import ChildSpec, Factory, Restart, Supervisor, SupervisorTask, leaf
 from ._transport import TlsContexts, Transport, WebsocketTransport
 
@@ -253,6 +254,7 @@ async def open_node(
     insecure: bool = False,
     data_dir: str | Path | None = None,
     transport: Transport | None = None,
+    recorder: FlightRecorder | None = None,
     rng: random.Random | None = None,
 ) -> AsyncIterator[Node]:
     """Run a node for the length of an `async with`.
@@ -265,7 +267,8 @@ async def open_node(
     nodes of a cluster; who does not know them is refused. `tls`: contexts for links that come in and for those that go out,
     as `cluster_tls` makes them. `insecure`: listen beyond this machine without both, because the network is yours alone.
     `data_dir`: a directory of this node's own, in which it keeps who belongs to its cluster, to find the others again after
-    a restart. `transport`: what carries links, by default websockets. `rng`: the source of jitter, for tests.
+    a restart. `transport`: what carries links, by default websockets. `recorder`: notes what processes receive, and writes
+    it down when one fails. `rng`: the source of jitter, for tests.
 
     At the end of the block all actors are stopped in order; if the block is cancelled, they are cancelled. Raises
     `InvalidId`, `InsecureAddress`, `ListenFailed`, `RecordError`, `ValueError` for a bad secret, and `ChildFailed` when the
@@ -300,6 +303,9 @@ async def open_node(
             executor.register(actor)
             root = SupervisorTask(supervisor or Supervisor(), actor, executor, rng)
             actor.children = root
+            if recorder is not None:
+                executor.recorder = NodeRecorder(recorder)
+                nursery.start_soon(executor.recorder.run, name=f"flight recorder of {node_id}")
             nursery.start_soon(executor.run_journal, name=f"journal of {node_id}")
             root_ended = trio.Event()
             await nursery.start(_run_root, root, root_ended)

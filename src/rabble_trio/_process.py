@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from ._codec import MESSAGE_TYPES
 from ._errors import JournalError, NotAMessage
@@ -197,6 +197,11 @@ class Process:
     mailbox_size: ClassVar[int] = 10_000
     """Messages that may wait. Beyond it Trio code waits, and envelopes of processes become dead letters."""
 
+    flight_recipe: Callable[[], Process] | None = None
+    """For the flight recorder (`rabble_trio.FlightRecorder`): makes this very process again, where calling the factory once
+    more would not. A factory that draws a seed sets it, for example, to ``functools.partial(make_client, seed)``: a function
+    of a module, and arguments that are numbers, text, bytes, ids, messages, or collections of them."""
+
     def restore(self, snapshot: bytes | None, records: Sequence[bytes]) -> None:
         """Take up what earlier incarnations persisted; called before `init` if there is any.
 
@@ -218,3 +223,20 @@ class Process:
     def handle(self, message: Any, sender: Pid, correlation_id: CorrelationId | None, output: Outbox) -> None:
         """Handle one message: change the state, append effects."""
         raise NotImplementedError(f"{type(self).__name__} must define handle()")
+
+    def flight_state(self) -> Callable[[], bytes] | None:
+        """For the flight recorder: the state of now, as a function that makes bytes of it, perhaps later, in a thread.
+
+        Whoever runs for long overrides it, together with `from_flight_state`: then a flight can be replayed although its
+        beginning is forgotten. It is asked every few thousand messages, between two of them, so it must take little time,
+        and the function must read immutable data only. None, as by default: it can't be given, or not now.
+        """
+        return None
+
+    @classmethod
+    def from_flight_state(cls, state: bytes) -> Self:
+        """The reverse of `flight_state`: a process in that state, which is neither restored nor initialised.
+
+        Its source of randomness has to be in the same state, too. Its timers run already.
+        """
+        raise NotImplementedError(f"{cls.__name__} has flight_state(), but no from_flight_state()")

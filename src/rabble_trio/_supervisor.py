@@ -330,6 +330,8 @@ class SupervisorTask:
         made = service_of(cast(Any, factory)) if is_async_factory(factory) else cast(Any, factory)()
         actor = self._make_actor(child, made)
         executor = self._executor
+        if executor.recorder is not None and isinstance(made, Process):
+            made = executor.recorder.watch(actor, made, factory)
         executor.register(actor, self)
         child.actor = actor
         reached_start = False

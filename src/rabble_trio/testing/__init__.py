@@ -4,7 +4,8 @@ How the package is laid out. For processes alone, without Trio:
 
     _faults      what goes wrong in a run, and how often
     _choices     one thing that was decided, as a value and as a line of JSON
-    _pending     processes, journals, paths between them, what is pending
+    _disk        the journal of a process, and how a disk damages it
+    _pending     processes, paths between them, what is pending
     _world       how processes run in a simulation, and checks after each step
     _simulation  everything that can be chosen in it
     _driver      chooses by virtual time and chance
@@ -14,7 +15,7 @@ How the package is laid out. For processes alone, without Trio:
     hypothesis   strategies, and a state machine whose rules are the choices; import it by its own name
     __main__     the command that replays and shortens saved schedules
     pytest_plugin  saved schedules as tests
-    step         the command rabble-step (_recording: what steps did, _show: states as text, _diagram, _page: pictures)
+    step         the command rabble-step (_recording: what steps did, _diagram, _page: pictures)
 
 For real nodes, on Trio, under virtual time if you like:
 

@@ -6,21 +6,19 @@ remembered but the text of steps that were looked at: to go back is to begin aga
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 
 from .._ids import Pid
 from .._messages import CancelTimer, Demonitor, Monitor, StartTimer, Stop
 from .._process import Persist, Snapshot
+from .._show import Printer, changes, correlation, describe, printable
 from ._choices import Choice, ScheduleError
 from ._pending import MESSAGE, TIMER, Pending
 from ._schedule import Schedule
-from ._show import Printer, changes, correlation, printable
 from ._simulation import Simulation, Step
 
 MAX_KEPT: Final = 10_000
@@ -142,14 +140,14 @@ class Recording:
         self._events.clear()
         # As `Schedule.world`, but that the recorder hears of each step before any check can end the run.
         self.world = world = Simulation(self.schedule.seed)
-        self.printer = Printer(world._text)
+        self.printer = Printer(world._text, Simulation)
         world.check(self._record)
         self._writing = True
         try:
             self.schedule.scenario(world, **self.schedule.parameters)
         except Exception as error:
             raise ScheduleError(
-                f"{self.schedule.scenario.name} can't make its world: {_describe(error)}; "
+                f"{self.schedule.scenario.name} can't make its world: {describe(error)}; "
                 f"do its parameters fit, {self.schedule.parameters!r}?"
             ) from error
         finally:
@@ -223,7 +221,7 @@ class Recording:
         except ScheduleError as refused:
             left_out = printable(str(refused))
         except Exception as raised:
-            error = _describe(raised)
+            error = describe(raised)
         finally:
             self._writing = False
         self.position = number
@@ -347,11 +345,3 @@ class Recording:
                 text = f"after {item.seconds:g} s" if item.kind == TIMER else "records become durable"
             shown.append((printable(item.id), text + (" (blocked)" if self.world.blocked(item) else "")))
         return shown
-
-
-def _describe(error: Exception) -> str:
-    """An exception on one line, with where it was raised."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    first = printable(str(error).partition("\n")[0])
-    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    return f"{said} ({Path(where.filename).name}, line {where.lineno}, in {where.name})"

@@ -17,12 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from .._show import printable
 from ._choices import ScheduleError
 from ._diagram import draw_svg
 from ._page import draw_html
 from ._recording import Frame, Recording
 from ._schedule import Schedule
-from ._show import printable
 
 MAX_CHANGES: Final = 20
 """Lines of a state's changes that a step shows by itself: the rest of the screen is for the effects. `d` shows all."""

@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
+from rabble_trio._show import MAX_LINES, MAX_VALUE, Printer, changes, printable
 from rabble_trio.testing import ScenarioFailed, Schedule, ScheduleError, run_scenario
 from rabble_trio.testing._choices import VERBS
 from rabble_trio.testing._recording import Recording
-from rabble_trio.testing._show import MAX_LINES, MAX_VALUE, Printer, changes, printable
 from tests.rabble_trio.testing.stepping import NASTY, Note, everything, failing, mixed
 from tests.rabble_trio.testing.toys import A, in_order
 

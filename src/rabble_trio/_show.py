@@ -7,20 +7,21 @@ is escaped. Nothing shown depends on where in memory an object is, so the text o
 from __future__ import annotations
 
 import re
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from hashlib import sha256
+from pathlib import Path
 from random import Random
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
-from .._codec import MESSAGE_TYPES
-from .._ids import CorrelationId, NodeId, Pid
-from .._process import Outbox, Process
-from ._simulation import Simulation
+from ._codec import MESSAGE_TYPES
+from ._ids import CorrelationId, NodeId, Pid
+from ._process import Outbox, Process
 
 MAX_VALUE: Final = 240
 """Characters of a value on one line: three lines of a terminal. What is longer is cut, or taken apart in a state."""
@@ -41,7 +42,7 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 _NUMBERS: Final = frozenset({int, float, bool, type(None)})
 _SCALARS: Final = (int, float, complex, str, bytes, type(None), Pid, NodeId, CorrelationId, Enum)
 _FUNCTIONS: Final = (FunctionType, BuiltinFunctionType, MethodType, type)
-_SHOWN_AS_ONE: Final = (*_SCALARS, *_FUNCTIONS, Process, Simulation, Outbox, Random, ModuleType)
+_SHOWN_AS_ONE: Final = (*_SCALARS, *_FUNCTIONS, Process, Outbox, Random, ModuleType)
 _BRACKETS: Final[dict[type, tuple[str, str]]] = {list: ("[", "]"), deque: ("[", "]")}
 
 
@@ -72,10 +73,11 @@ class _Line:
 
 
 class Printer:
-    """Shows values. `name` makes short names of pids."""
+    """Shows values. `name` makes short names of pids. `whole`: further classes whose instances are not taken apart."""
 
-    def __init__(self, name: Callable[[Pid], str]) -> None:
+    def __init__(self, name: Callable[[Pid], str], *whole: type) -> None:
         self._name = name
+        self._whole_classes = _SHOWN_AS_ONE + whole
         # Texts of messages, which never change and stay in states for many steps. The message is kept with its text, so
         # that its id belongs to no other.
         self._known: dict[tuple[int, int], tuple[Any, str | tuple[str]]] = {}
@@ -176,7 +178,7 @@ class Printer:
 
     def _parts(self, value: Any) -> Iterator[tuple[str, Any]] | None:
         """The parts that get lines of their own; None if the value is shown as one."""
-        if isinstance(value, _SHOWN_AS_ONE):
+        if isinstance(value, self._whole_classes):
             return None
         if isinstance(value, AbstractSet):
             if self._short(value, value):
@@ -249,3 +251,14 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
         elif before[place] != value:
             lines.append(f"  {place} = {before[place]} -> {value}")
     return lines
+
+
+def describe(error: BaseException) -> str:
+    """An exception on one line, with where it was raised."""
+    first = printable(str(error).partition("\n")[0])
+    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return said
+    where = frames[-1]
+    return f"{said} ({Path(where.filename).name}, line {where.lineno}, in {where.name})"

@@ -1,0 +1,260 @@
+"""The flight of one incarnation of a process: how it began, and the last messages that it received, in order.
+
+Rules:
+
+1. A flight is a chain of `SEGMENTS` segments at most. A full one is followed by a new one, and the oldest one goes.
+2. A segment may know how it began: by the start of the process, or by a picture of the state that the process gave.
+   From there a process can be made again; it then does the same, because its messages decide all that it does.
+3. What is written begins with the oldest segment that knows how it began. If none does, all messages are written, for
+   people to read, together with the state in which the process ended.
+4. Until a flight is written, it costs references to messages that never change, and no bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ._codec import MESSAGE_TYPES
+from ._errors import EncodeError
+from ._ids import CorrelationId, Pid
+from ._plain import bytes_to_json, correlation_to_json, message_to_json
+
+SEGMENTS: Final = 4
+"""Of a flight. With more, less is lost at once when the oldest one goes, and a process gives its state more often."""
+
+FORMAT: Final = 1
+"""The version of schedule files that are written: that of `rabble_trio.testing`, which reads them."""
+
+SCENARIO: Final = "rabble_trio.testing:flight"
+"""The scenario that makes the world of a flight again."""
+
+OVERHEAD: Final = 150
+"""Bytes that one input costs besides what its message holds."""
+
+MAX_DEPTH: Final = 8
+"""How deep a message is looked into to estimate its size."""
+
+Input = tuple[Any, Pid, CorrelationId | None]
+"""(message, sender, correlation id)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The segment begins where the process was made, before it was restored and initialised."""
+
+    make: dict[str, Any]
+    """How to make it again (`_plain.call_to_json`)."""
+    snapshot: bytes | None = None
+    """What it was restored from."""
+    records: Sequence[bytes] = ()
+    """What it was restored from, too."""
+    damaged: str | None = None
+    """What it was told instead; None if it was not."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As parameters of the scenario."""
+        found: dict[str, Any] = {"make": self.make}
+        if self.damaged is not None:
+            found["damaged"] = self.damaged
+        elif self.snapshot is not None or self.records:
+            found["snapshot"] = None if self.snapshot is None else bytes_to_json(self.snapshot)
+            found["records"] = [bytes_to_json(record) for record in self.records]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The segment begins in the state that the process gave of itself."""
+
+    cls: str
+    """The name of its class."""
+    encode: Callable[[], bytes]
+    """Makes bytes of the state."""
+    timers: Sequence[tuple[CorrelationId | None, float]]
+    """The timers that ran, and after how many seconds they were due."""
+    persisted: int
+    """How many records it had persisted."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As parameters of the scenario. Raises what `encode` raises, and `TypeError` if it does not give bytes."""
+        state = self.encode()
+        if not isinstance(state, bytes):
+            raise TypeError(f"flight_state() returns a function that returns bytes, not {type(state).__name__}")
+        return {
+            "make": {"resume": self.cls, "state": bytes_to_json(state)},
+            "timers": [[correlation_to_json(cid), seconds] for cid, seconds in self.timers],
+            "persisted": self.persisted,
+        }
+
+
+@dataclass(slots=True)
+class Segment:
+    """Inputs that followed each other."""
+
+    begin: Start | Picture | None
+    """How the process was made, or its state before the first of them; None if nobody knows."""
+    inputs: list[Input] = field(default_factory=list)
+    size: int = 0
+    """About how many bytes they hold."""
+
+
+class Flight:
+    """The chain of segments. `inputs` and `size`: at most so many inputs, and about so many bytes."""
+
+    __slots__ = ("_inputs", "_size", "forgotten", "full", "last", "segments")
+
+    def __init__(self, inputs: int, size: int, begin: Start | None, begin_size: int = 0) -> None:
+        self._inputs = max(1, inputs // SEGMENTS)
+        self._size = size // SEGMENTS
+        self.last = Segment(begin, size=begin_size)
+        self.segments = [self.last]
+        self.forgotten = 0
+        """How many inputs came before the first one that is still here."""
+        self.full = False
+        """Whether the last segment is full, so that `turn` is due before the next input."""
+
+    def add(self, item: Input, size: int) -> None:
+        """One more input, before it is handled."""
+        last = self.last
+        last.inputs.append(item)
+        last.size += size
+        if len(last.inputs) >= self._inputs or last.size >= self._size:
+            self.full = True
+
+    def turn(self, begin: Picture | None) -> None:
+        """Begin a new segment."""
+        self.last = Segment(begin)
+        self.segments.append(self.last)
+        self.full = False
+        while len(self.segments) > SEGMENTS or (
+            len(self.segments) > 2 and sum(segment.size for segment in self.segments) > self._size * SEGMENTS
+        ):
+            self.forgotten += len(self.segments.pop(0).inputs)
+
+    @property
+    def count(self) -> int:
+        """How many inputs there were since the process started."""
+        return self.forgotten + sum(len(segment.inputs) for segment in self.segments)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes are held."""
+        return sum(segment.size for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A flight that is over, to be written."""
+
+    pid: Pid
+    flight: Flight
+    why_not: str
+    """Why the process can't be made again from its start, if its factory is the reason."""
+    when: str
+    """Date and time of the failure."""
+    failure: str
+    """What went wrong, on one line."""
+    state: Callable[[], dict[str, str]]
+    """The state of the process when it failed, as text: places, and what is there."""
+
+    def lines(self) -> Iterable[str]:
+        """The schedule file, without newlines."""
+        problems: list[str] = []
+        for number, segment in enumerate(self.flight.segments):
+            if segment.begin is not None:
+                try:
+                    begin = segment.begin.to_json()
+                    inputs = [self._line(item) for later in self.flight.segments[number:] for item in later.inputs]
+                except Exception as error:  # a user's code made it; a flight without a beginning is better than none
+                    problems.append(f"{type(error).__name__}: {error}")
+                    continue
+                skipped = sum(len(earlier.inputs) for earlier in self.flight.segments[:number])
+                yield self._head(begin, len(inputs), self.flight.forgotten + skipped)
+                if isinstance(segment.begin, Start):
+                    yield json.dumps({"do": "restart", "what": self.pid.name}, ensure_ascii=False)
+                yield from inputs
+                return
+        yield from self._for_people("; ".join(dict.fromkeys(problems)) or self._why_unknown())
+
+    def _for_people(self, why: str) -> Iterable[str]:
+        inputs = [item for segment in self.flight.segments for item in segment.inputs]
+        unknown = {"why": why, "inputs": len(inputs), "state": self.state()}
+        yield self._head({"unknown": unknown}, len(inputs), self.flight.forgotten)
+        for item in inputs:
+            try:
+                yield self._line(item)
+            except EncodeError as error:
+                yield self._line((None, *item[1:]), str(error))
+
+    def _why_unknown(self) -> str:
+        if self.why_not:
+            return self.why_not
+        return (
+            f"the first {self.flight.forgotten} inputs are forgotten, and the process gives no flight_state(): see "
+            "rabble_trio.Process.flight_state, or let FlightRecorder keep more inputs"
+        )
+
+    def _head(self, begin: dict[str, Any], inputs: int, skipped: int) -> str:
+        modules = {type(item[0]).__module__ for segment in self.flight.segments for item in segment.inputs}
+        parameters = {"pid": str(self.pid), **begin, "modules": sorted(modules), "failure": self.failure}
+        ended = f"{self.pid} failed on {self.when} after {self.flight.count} inputs"
+        first = f", of which the last {inputs} are here" if skipped else ""
+        head = {
+            "schedule": FORMAT,
+            "scenario": SCENARIO,
+            "seed": 0,
+            "parameters": parameters,
+            "note": f"{ended}{first}: {self.failure}",
+        }
+        return json.dumps(head, ensure_ascii=False)
+
+    def _line(self, item: Input, problem: str = "") -> str:
+        message, sender, cid = item
+        choice: dict[str, Any] = {"do": "input", "what": self.pid.name}
+        if sender.group != "rabble" or sender.name != "executor" or sender.node != self.pid.node:
+            choice["from"] = str(sender)
+        if problem:
+            choice["problem"] = problem
+        else:
+            choice["message"] = message_to_json(message)
+        if cid is not None:
+            choice["cid"] = correlation_to_json(cid)
+        return json.dumps(choice, ensure_ascii=False)
+
+
+def size_of(message: Any, depth: int = 0) -> int:
+    """About how many bytes a message holds in memory."""
+    kind = type(message)
+    if kind is bytes or kind is str:
+        return len(message)
+    if kind is tuple or kind is list or kind is frozenset or kind is set:
+        return 8 if depth >= MAX_DEPTH else sum(16 + size_of(item, depth + 1) for item in message)
+    if kind is dict:
+        pairs = message.items()
+        return (
+            8
+            if depth >= MAX_DEPTH
+            else sum(50 + size_of(key, depth + 1) + size_of(item, depth + 1) for key, item in pairs)
+        )
+    fields = getattr(kind, "__dataclass_fields__", None) if kind in MESSAGE_TYPES else None
+    if not fields or depth >= MAX_DEPTH:
+        return 8
+    return sum(8 + size_of(getattr(message, name), depth + 1) for name in fields)
+
+
+_SMALL: Final = frozenset({"int", "float", "bool", "None", "NoneType", "Pid", "NodeId", "CorrelationId"})
+
+
+def fixed_size(kind: type) -> int:
+    """What every message of a class costs, if that is the same for all; 0 if it has to be looked at."""
+    fields = getattr(kind, "__dataclass_fields__", {})
+    return OVERHEAD if all(_is_small(one.type) for one in fields.values()) else 0
+
+
+def _is_small(annotation: Any) -> bool:
+    # An annotation is text where its module says so; it need not be understood to be told from a plain name.
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    return all(part.strip() in _SMALL for part in text.split("|"))
