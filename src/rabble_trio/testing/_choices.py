@@ -13,6 +13,7 @@
     cut         (nothing)             "from", "to": lists of names; what the first send to the second does not arrive
     heal        (nothing)
     settle      (nothing)             "core", "seconds"
+    input       a process             "message", and perhaps "from" and "cid": it was recorded, and is handled at once
 
 A process is called by its name in the simulation, and what is pending by its id: "r0>r1 Prepare#3" is the third
 `Prepare` from r0 to r1, "r0>r1 Prepare#3.1" a copy of it, "r0 timer 1" the timer that r0 started with the correlation
@@ -27,7 +28,7 @@ from typing import Any, Final
 
 import msgpack
 
-from .._codec import decode, encode
+from .._codec import decode
 
 VERBS: Final = frozenset(
     {
@@ -44,6 +45,7 @@ VERBS: Final = frozenset(
         "cut",
         "heal",
         "settle",
+        "input",
     }
 )
 """What can be done."""
@@ -123,28 +125,9 @@ class Crash:
 # --- Messages as JSON that one can read ---
 
 
-def message_to_json(message: Any) -> Any:
-    """A message as JSON values: its tag and its fields. Raises `EncodeError` or `NotAMessage`."""
-    return _to_json(msgpack.unpackb(encode(message), use_list=False, strict_map_key=False))
-
-
 def message_from_json(value: Any) -> Any:
-    """The reverse. Raises `ScheduleError` or `DecodeError`."""
+    """The reverse of `message_to_json`. Raises `ScheduleError` or `DecodeError`."""
     return decode(msgpack.packb(_from_json(value)))
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return {"bytes": value.decode("ascii")} if _is_text(value) else {"hex": value.hex()}
-    if isinstance(value, tuple):
-        return [_to_json(item) for item in value]
-    if isinstance(value, dict):
-        return {"map": [[_to_json(key), _to_json(item)] for key, item in value.items()]}
-    return value
-
-
-def _is_text(value: bytes) -> bool:
-    return value.isascii() and value.decode("ascii").isprintable()
 
 
 def _from_json(value: Any) -> Any:

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from .._ids import CorrelationId, Pid
 from .._messages import Persisted, Timeout
-from ._choices import Choice, Crash, ScheduleError, message_from_json, message_to_json
+from .._plain import correlation_to_json, message_to_json
+from ._choices import Choice, Crash, ScheduleError, message_from_json
 from ._driver import Driver
 from ._faults import Faults
 from ._pending import MESSAGE, SYNC, TIMER, Pending, Slot
@@ -207,6 +208,27 @@ class Simulation(World):
         for path in self._paths:
             path.cut = False
 
+    def input(self, pid: Pid, message: Any, *, sender: Pid | None = None, cid: CorrelationId | None = None) -> None:
+        """A process handles what a flight recorder noted, at once; what is pending stays so, but for a timer that fires.
+
+        `sender`: None for the executor. Raises `ScheduleError` if the process does not run, or such a timer.
+        """
+        slot = self._running(pid)
+        of_executor = sender is None or sender == slot.executor
+        timer = None
+        if of_executor and type(message) is Timeout:
+            timer = slot.timers.get(cid)
+            if timer is None:
+                raise ScheduleError(f"this timer of {slot.name} does not run, so it can't fire: {cid}")
+        self._note("input", slot, message, None if of_executor else sender, cid)
+        if timer is not None:
+            del slot.timers[cid]
+            self._take(timer)
+        if of_executor and type(message) is Persisted:
+            slot.durable = max(slot.durable, message.count)
+            self._release(slot)
+        self._handle(slot, message, slot.executor if sender is None else sender, cid, None)
+
     def step(self) -> bool:
         """Let the next thing happen, as the seed and the faults will. Returns False if there is nothing left."""
         return self._driver.step()
@@ -281,8 +303,12 @@ class Simulation(World):
             case "send", (to, sender, message, cid):
                 detail = {"from": self._text(sender), "message": message_to_json(message)}
                 if cid is not None:
-                    detail["cid"] = [str(cid.pid), cid.connection, cid.request]
+                    detail["cid"] = correlation_to_json(cid)
                 return Choice(verb, self._text(to), detail)
+            case "input", (slot, message, sender, cid):
+                from_whom = {} if sender is None else {"from": self._text(sender)}
+                answers = {} if cid is None else {"cid": correlation_to_json(cid)}
+                return Choice(verb, slot.name, {**from_whom, "message": message_to_json(message), **answers})
             case "deliver" | "fire", (item, crash):
                 return Choice(verb, item.id, {} if crash is None else {"crash": crash.to_detail()})
             case "sync", (item, count):
@@ -314,9 +340,13 @@ class Simulation(World):
             case "send":
                 sender, to = self._pid(detail["from"]), self._pid(what)
                 message = message_from_json(detail["message"])
-                cid = detail.get("cid")
-                cid = None if cid is None else CorrelationId(Pid.parse(cid[0]), cid[1], cid[2])
-                return partial(self.send, to, message, sender=sender, cid=cid)
+                return partial(self.send, to, message, sender=sender, cid=_correlation(detail.get("cid")))
+            case "input":
+                message = message_from_json(detail["message"])
+                noted = self._pid(detail["from"]) if "from" in detail else None
+                return partial(
+                    self.input, self._simulated(what), message, sender=noted, cid=_correlation(detail.get("cid"))
+                )
             case "deliver" | "fire":
                 crash = Crash.from_detail(detail["crash"]) if "crash" in detail else None
                 return partial(getattr(self, verb), self.find(what), crash)
@@ -350,3 +380,8 @@ class Simulation(World):
     def _note(self, *entry: Any) -> None:
         if not self._settling:
             self.history.append(entry)
+
+
+def _correlation(parts: Any) -> CorrelationId | None:
+    """The reverse of `correlation_to_json`."""
+    return None if parts is None else CorrelationId(Pid.parse(parts[0]), parts[1], parts[2])

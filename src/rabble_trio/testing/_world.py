@@ -110,12 +110,16 @@ class World:
         """
         if pid in self._slots:
             raise ValueError(f"{pid} is there already")
-        slot = Slot(pid, self.name(pid), factory, SimulatedJournal(checksums) if journal else None)
+        self._start(self._place(pid, factory, SimulatedJournal(checksums) if journal else None))
+
+    def _place(self, pid: Pid, factory: Callable[[], Process], journal: SimulatedJournal | None) -> Slot:
+        """A place for a process, which is down."""
+        slot = Slot(pid, self.name(pid), factory, journal)
         self._slots[pid] = slot
         for path in self._paths:
             if path.to == pid:
                 path.receiver = slot
-        self._start(slot)
+        return slot
 
     def incarnation(self, pid: Pid) -> int:
         """How often a process has been started: 1 for the first time; 0 if it never was."""

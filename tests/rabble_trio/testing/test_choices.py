@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rabble_trio import CorrelationId, NodeId, Pid, message
+from rabble_trio._plain import message_to_json
 from rabble_trio.testing import Choice, Crash, ScheduleError
-from rabble_trio.testing._choices import VERBS, message_from_json, message_to_json
+from rabble_trio.testing._choices import VERBS, message_from_json
 
 A = Pid("a", NodeId("n", "127.0.0.1:5000"))
 
