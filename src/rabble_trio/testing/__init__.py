@@ -10,6 +10,7 @@ How the package is laid out. For processes alone, without Trio:
     _simulation  everything that can be chosen in it
     _driver      chooses by virtual time and chance
     _schedule    scenarios; schedules to save, load and replay
+    _flight      the world of what a flight recorder wrote
     _minimize    shortens a schedule that fails
     _explore     every order in which things can happen, within bounds    (_freeze: states as values)
     hypothesis   strategies, and a state machine whose rules are the choices; import it by its own name
@@ -33,6 +34,8 @@ from ._cluster import open_cluster as open_cluster
 from ._explore import Exploration as Exploration
 from ._explore import explore as explore
 from ._faults import Faults as Faults
+from ._flight import NotReplayable as NotReplayable
+from ._flight import flight as flight
 from ._minimize import minimize as minimize
 from ._network import MemoryNetwork as MemoryNetwork
 from ._pending import Pending as Pending

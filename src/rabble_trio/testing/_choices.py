@@ -6,7 +6,7 @@
     drop        a message
     duplicate   a message
     fire        a timer               perhaps "crash"
-    sync        a sync                perhaps "count": how many records become durable, if not all
+    sync        a sync, a snapshot    perhaps "count": how many records become durable, if not all
     crash       a process             how, see `Crash`
     restart     a process
     pause, resume  a process
@@ -100,17 +100,26 @@ class Crash:
     torn: bool = False
     """Whether a piece of the next one is left as well. A journal with checksums drops it."""
     lose: int = 0
-    """How many durable records, the newest ones, are lost although they were durable."""
+    """How many durable records, the newest ones, are gone. A journal with checksums notices."""
+    rot: int = 0
+    """Which durable record is not what was written: 1 is the newest one. A journal with checksums notices."""
+    stale: int = 0
+    """How many syncs the journal is behind, because a disk lied or it is a copy. That can't be noticed."""
     amnesia: bool = False
-    """Whether all is lost, the snapshot included."""
+    """Whether all is lost, the snapshot included, as if nothing had ever been there."""
     effects: int | None = None
     """In the middle of a step: how many of its effects are carried out before the crash. None: between two steps."""
 
     def to_detail(self) -> dict[str, Any]:
         """Values that JSON knows; those that say nothing are left out."""
-        named = {"keep": self.keep, "torn": self.torn, "lose": self.lose, "amnesia": self.amnesia}
+        named = {name: getattr(self, name) for name in ("keep", "torn", "lose", "rot", "stale", "amnesia")}
         detail: dict[str, Any] = {name: value for name, value in named.items() if value}
         return detail if self.effects is None else {**detail, "effects": self.effects}
+
+    @property
+    def damages(self) -> bool:
+        """Whether it may harm what is durable."""
+        return bool(self.lose or self.rot or self.stale or self.amnesia)
 
     @classmethod
     def from_detail(cls, detail: Any) -> Crash:

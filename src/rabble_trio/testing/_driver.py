@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._ids import NodeId, Pid
 from ._choices import Crash
+from ._disk import KEPT_SYNCS
 from ._faults import Faults
-from ._pending import MESSAGE, TIMER, Pending, Slot
+from ._pending import MESSAGE, SYNC, TIMER, Pending, Slot
 
 if TYPE_CHECKING:
     from ._simulation import Simulation
@@ -39,7 +40,9 @@ class Driver:
         self._queue: list[tuple[float, int, Any]] = []
         self._order = 0
         self._blocked: list[Pending] = []
-        self._crashes = 0
+        # Until when disks are slow, or full.
+        self._slow: dict[Slot, float] = {}
+        self._full: dict[Slot, float] = {}
         self._is_plain = faults.loss == faults.duplication == faults.straggling == 0
         faults_by_rate: list[tuple[float, Callable[[], None]]] = [
             (faults.clog_rate, self._clog),
@@ -47,6 +50,8 @@ class Driver:
             (faults.crash_rate, self._crash_one),
             (faults.stop_all_rate, self._stop_all),
             (faults.pause_rate, self._pause),
+            (faults.slow_disk_rate, self._slow_down_disk),
+            (faults.full_disk_rate, self._fill_disk),
         ]
         for rate, act in faults_by_rate:
             if rate > 0:
@@ -103,7 +108,8 @@ class Driver:
                 if faults.timer_grid:
                     due = (int(due / faults.timer_grid) + 1) * faults.timer_grid
             else:
-                due = now + faults.sync_max * chance()
+                longest = faults.sync_max if item.kind is SYNC else faults.snapshot_max
+                due = max(now + longest * chance(), self._slow.get(item.slot, 0.0))
             self._order += 1
             heappush(self._queue, (due, self._order, item))
 
@@ -131,6 +137,9 @@ class Driver:
             if item.kind is TIMER:
                 crash, slot.doomed = slot.doomed, None
                 world.fire(item, crash)
+            elif self._full and self._is_full(slot):
+                world._count("full disk")
+                self._crash(slot.pid)
             else:
                 world.sync(item)
             return True
@@ -236,10 +245,41 @@ class Driver:
         return Crash(
             keep=int(keep * (len(slot.journal.unsynced) + 1)),
             torn=torn < faults.torn_record,
-            lose=1 + int(chance() * 3) if lose < faults.corrupt_tail else 0,
-            amnesia=amnesia < faults.amnesia,
             effects=effects,
+            **self._damage(slot, lose, amnesia),
         )
+
+    def _damage(self, slot: Slot, lose: float, amnesia: float) -> dict[str, Any]:
+        """What else a crash does to the journal, as far as the scenario allows it. The numbers are drawn already."""
+        faults, world = self._faults, self._world
+        if slot.pid not in world.damageable():
+            return {}
+        rot, lie, copy, much = (self._random() for _ in range(4))
+        damage: dict[str, Any] = {}
+        if amnesia < faults.amnesia:
+            damage["amnesia"] = True
+        if lose < faults.corrupt_tail:
+            damage["lose"] = 1 + int(much * 3)
+        if rot < faults.rotten_record:
+            damage["rot"] = 1 + int(much * much * 20)  # mostly among the newest
+        if (lie < faults.lying_fsync or copy < faults.stale_copy) and slot.pid in world.damageable(silent=True):
+            damage["stale"] = 1 + int(much * (3 if lie < faults.lying_fsync else KEPT_SYNCS))
+        return damage
+
+    def _disks(self) -> list[Slot]:
+        return [slot for slot in self._world._slots.values() if slot.journal is not None]
+
+    def _slow_down_disk(self) -> None:
+        if disks := self._disks():
+            self._slow[self._pick(disks)] = self._world.now + self._faults.slow_disk_max * self._random()
+            self._world._count("slow disk")
+
+    def _fill_disk(self) -> None:
+        if disks := self._disks():
+            self._full[self._pick(disks)] = self._world.now + self._faults.full_disk_max * self._random()
+
+    def _is_full(self, slot: Slot) -> bool:
+        return self._world.now < self._full.get(slot, 0.0) and slot.pid in self._world.crashable
 
     def _crash_one(self) -> None:
         victims = self._world.crashable

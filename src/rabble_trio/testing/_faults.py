@@ -15,7 +15,8 @@ from random import Random
 from typing import Any, Final
 
 PROBABILITIES: Final = (
-    "loss", "duplication", "straggling", "cut_loses", "crash_in_step", "amnesia", "torn_record", "corrupt_tail",
+    "loss", "duplication", "straggling", "cut_loses", "crash_in_step", "torn_record", "amnesia", "corrupt_tail",
+    "rotten_record", "lying_fsync", "stale_copy",
 )  # fmt: skip
 """The fields of `Faults` that are probabilities."""
 
@@ -61,14 +62,32 @@ class Faults:
     """How long a process that crashed is down at most."""
     stop_all_rate: float = 0.0
     """How often all processes that may crash do so at the same moment."""
-    amnesia: float = 0.0
-    """The probability that a crash loses the whole journal of the process."""
     torn_record: float = 0.0
     """The probability that a crash leaves a piece of the first record that it loses."""
+    amnesia: float = 0.0
+    """The probability that a crash loses the whole journal of the process. This and the next four happen only as far as
+    `Simulation.may_damage` allows it."""
     corrupt_tail: float = 0.0
-    """The probability that a crash loses durable records, the newest ones."""
+    """The probability that durable records are gone after a crash, the newest ones."""
+    rotten_record: float = 0.0
+    """The probability that a durable record is not what was written, after a crash."""
+    lying_fsync: float = 0.0
+    """The probability that the last few syncs before a crash never were any."""
+    stale_copy: float = 0.0
+    """The probability that the journal is an older copy of itself after a crash, by any number of syncs."""
     sync_max: float = 0.0
     """How long it takes at most until a record is durable."""
+    snapshot_max: float = 0.0
+    """How long it takes at most until a snapshot is durable."""
+    slow_disk_rate: float = 0.0
+    """How often a disk stops for a while; what is to be synced on it becomes durable later."""
+    slow_disk_max: float = 1.0
+    """How long at most."""
+    full_disk_rate: float = 0.0
+    """How often a disk is full for a while: a process that needs it crashes, and again when it has been restarted, as far
+    as it may crash at all."""
+    full_disk_max: float = 1.0
+    """How long at most."""
     pause_rate: float = 0.0
     """How often a process stands still, as in a long garbage collection; its messages wait."""
     pause_max: float = 1.0
@@ -132,5 +151,16 @@ class Faults:
             "timer_min": sometimes(0.4, between(0.2, 1.0), 1.0),
             "timer_max": sometimes(0.4, between(1.0, 3.0), 1.0),
             "timer_grid": sometimes(0.2, between(0.01, 0.1)),
+            # How much a disk may do is the scenario's to say, so what does happen may happen often.
+            "snapshot_max": sometimes(0.7, skewed(1.0)),
+            "amnesia": sometimes(0.4, between(0.0, 0.5)),
+            "corrupt_tail": sometimes(0.4, between(0.0, 0.5)),
+            "rotten_record": sometimes(0.4, between(0.0, 0.5)),
+            "lying_fsync": sometimes(0.3, between(0.0, 0.5)),
+            "stale_copy": sometimes(0.3, between(0.0, 0.5)),
+            "slow_disk_rate": sometimes(0.4, skewed(3.0)),
+            "slow_disk_max": between(0.05, 2.0)(),
+            "full_disk_rate": sometimes(0.3, skewed(1.0)),
+            "full_disk_max": between(0.05, 2.0)(),
         }
         return cls(**drawn)

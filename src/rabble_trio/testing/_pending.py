@@ -1,26 +1,28 @@
-"""What a simulated world holds: processes with their journals, paths between them, and what is pending."""
+"""What a simulated world holds: processes, paths between them, and what is pending."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .._ids import CorrelationId, Pid
 from .._process import Outbox, Process
 from ._choices import Crash
+from ._disk import SimulatedJournal
 
 MESSAGE: Final = "message"
 TIMER: Final = "timer"
 SYNC: Final = "sync"
+SNAPSHOT: Final = "snapshot"
 
 
 class Pending:
     """Something that may happen next: a message may arrive, a timer fire, a journal sync.
 
-    Attributes: `kind`, "message", "timer" or "sync"; `to`, the pid of the process that it concerns; `sender`, `message`
-    and `correlation_id` of a message (a timer has the last one, too); `seconds`, for how long a timer was started.
+    Attributes: `kind`, "message", "timer", "sync" (records become durable) or "snapshot" (one becomes durable); `to`, the
+    pid of the process that it concerns; `sender`, `message` and `correlation_id` of a message (a timer has the last one,
+    too); `seconds`, for how long a timer was started.
     """
 
     __slots__ = ("_id", "alive", "copy", "correlation_id", "kind", "message", "number", "path", "seconds", "slot")
@@ -39,7 +41,7 @@ class Pending:
 
     @property
     def id(self) -> str:
-        """The name of this in choices: "r0>r1 Prepare#3", "r0 timer 1" or "r0 sync"."""
+        """The name of this in choices: "r0>r1 Prepare#3", "r0 timer 1", "r0 sync" or "r0 snapshot"."""
         if self._id is None:
             self._id = self._make_id()
         return self._id
@@ -49,7 +51,7 @@ class Pending:
             copy = f".{self.copy}" if self.copy else ""
             return f"{self.path.name} {type(self.message).__name__}#{self.number}{copy}"
         cid = self.correlation_id
-        if self.kind == SYNC or cid is None:
+        if cid is None:
             return f"{self.slot.name} {self.kind}"
         numbers = "/".join("-" if number is None else str(number) for number in (cid.connection, cid.request))
         of = "" if cid.pid == self.slot.pid else f" of {cid.pid}"
@@ -88,49 +90,6 @@ class Path:
         self.clogged_until = 0.0
 
 
-@dataclass(slots=True)
-class SimulatedJournal:
-    """The journal of one process: what is durable, and what was appended since the last sync."""
-
-    checksums: bool = True
-    """Whether a torn record is noticed, and dropped, when the journal is read. Otherwise the process gets the piece."""
-    snapshot: bytes | None = None
-    """The durable snapshot."""
-    records: list[bytes] = field(default_factory=list)
-    """The durable records after it."""
-    unsynced: list[tuple[bool, Any]] = field(default_factory=list)
-    """In order: (False, a record), or (True, the function that encodes a snapshot)."""
-
-    def sync(self, count: int) -> int:
-        """Make the next `count` of what is unsynced durable. Returns how many records that were, snapshots left out."""
-        moved, self.unsynced = self.unsynced[:count], self.unsynced[count:]
-        for is_snapshot, value in moved:
-            if is_snapshot:
-                self.snapshot = value()
-                self.records.clear()
-            else:
-                self.records.append(value)
-        return sum(not is_snapshot for is_snapshot, _ in moved)
-
-    def crash(self, how: Crash) -> None:
-        """What is left is what the next incarnation is restored from."""
-        self.sync(how.keep)
-        if how.torn and not self.checksums and self.unsynced and not self.unsynced[0][0]:
-            record = self.unsynced[0][1]
-            self.records.append(record[: len(record) // 2])
-        self.unsynced.clear()
-        if how.lose:
-            del self.records[max(0, len(self.records) - how.lose) :]
-        if how.amnesia:
-            self.snapshot = None
-            self.records.clear()
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is durable."""
-        return self.snapshot is None and not self.records
-
-
 Held = tuple[int, Pid, Any, CorrelationId | None]
 """A message behind a barrier: how many records must be durable, to whom, what, correlation id."""
 
@@ -139,8 +98,8 @@ class Slot:
     """The place of a process in the world, over all its incarnations."""
 
     __slots__ = (
-        "doomed", "durable", "executor", "factory", "held", "incarnation", "journal", "name", "output", "paths", "paused",
-        "persisted", "pid", "process", "sync", "timers", "watchers", "watching",
+        "damaged_in", "damages", "doomed", "durable", "executor", "factory", "held", "image", "incarnation", "journal",
+        "name", "output", "paths", "paused", "persisted", "pid", "process", "sync", "timers", "told", "watchers", "watching",
     )  # fmt: skip
 
     def __init__(self, pid: Pid, name: str, factory: Callable[[], Process], journal: SimulatedJournal | None) -> None:
@@ -163,3 +122,8 @@ class Slot:
         self.durable = 0
         self.held: deque[Held] = deque()
         self.sync: Pending | None = None
+        self.image: Pending | None = None
+        self.told: dict[type, Pending] = {}  # the last Persisted and Snapshotted
+        # How often the journal was damaged, and in which incarnation last; 0 if that has been made good.
+        self.damages = 0
+        self.damaged_in = 0

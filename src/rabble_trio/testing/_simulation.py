@@ -11,17 +11,18 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any, Final
 
 from .._ids import CorrelationId, Pid
-from .._messages import Persisted, Timeout
+from .._messages import Persisted, Snapshotted, Timeout
 from .._plain import correlation_to_json, message_to_json
 from ._choices import Choice, Crash, ScheduleError, message_from_json
 from ._driver import Driver
 from ._faults import Faults
-from ._pending import MESSAGE, SYNC, TIMER, Pending, Slot
+from ._pending import MESSAGE, SNAPSHOT, SYNC, TIMER, Pending, Slot
 from ._world import Step as Step  # noqa: PLC0414  # it was here before, and is imported from here
 from ._world import World
 
@@ -32,6 +33,17 @@ SETTLE_STEPS: Final = 200_000
 """And how many steps, in case that time hardly moves because processes do nothing but chatter."""
 
 _TIMEOUT: Final = Timeout()
+
+
+@dataclass(frozen=True, slots=True)
+class DamageLimit:
+    """What `Simulation.may_damage` said."""
+
+    pids: tuple[Pid, ...]
+    at_once: int
+    total: int | None
+    recovered: Callable[[Pid], bool] | None
+    silent: bool
 
 
 class NotConverged(AssertionError):
@@ -51,6 +63,7 @@ class Simulation(World):
         self.history: list[tuple[Any, ...]] = []
         """The choices so far, in a compact form; `choices` makes values of them."""
         self._crash_limits: list[tuple[tuple[Pid, ...], int, int | None]] = []  # see may_crash
+        self._damage_limits: list[DamageLimit] = []  # see may_damage
         self._converged: Callable[[], bool] | None = None
         self._core: Callable[[Random], Iterable[Pid]] | None = None
         self._friends: frozenset[Pid] = frozenset()
@@ -73,6 +86,48 @@ class Simulation(World):
             crashes = down + sum(slot.incarnation - 1 for slot in slots)
             if down < at_once and (total is None or crashes < total):
                 found += [slot.pid for slot in slots if slot.process is not None and slot.doomed is None]
+        return found
+
+    def may_damage(
+        self,
+        pids: Iterable[Pid],
+        *,
+        at_once: int,
+        total: int | None = None,
+        recovered: Callable[[Pid], bool] | None = None,
+        silent: bool = False,
+    ) -> None:
+        """Whose journal `step` may damage when it lets the process crash. Otherwise a crash harms nothing durable.
+
+        `at_once`: how many may be damaged and not recovered. `total`: how many damages in all (None: any number).
+        `recovered`: whether a process that runs again has made good what its journal lost; by default none ever has.
+        `silent`: whether also damage that no journal can notice may happen, from a disk that said that it had synced and
+        had not, or from a copy of the journal that takes its place (`Crash.stale`).
+        """
+        self._damage_limits.append(DamageLimit(tuple(pids), at_once, total, recovered, silent))
+
+    def damaged(self, pid: Pid) -> bool:
+        """Whether a journal was damaged, and its process has not recovered since; what that means says `may_damage`."""
+        slot = self._slots[pid]
+        if slot.damaged_in and slot.process is not None and slot.incarnation > slot.damaged_in:
+            for limit in self._damage_limits:
+                if pid in limit.pids and limit.recovered is not None and limit.recovered(pid):
+                    slot.damaged_in = 0
+                    break
+        return slot.damaged_in > 0
+
+    def damageable(self, silent: bool = False) -> list[Pid]:
+        """Processes whose journal may be damaged now; if `silent`, so that nobody can notice."""
+        found: list[Pid] = []
+        for limit in self._damage_limits:
+            if silent and not limit.silent:
+                continue
+            slots = [self._slots[pid] for pid in limit.pids]
+            doomed = [slot for slot in slots if slot.doomed is not None and slot.doomed.damages]
+            hurt = [slot for slot in slots if slot in doomed or self.damaged(slot.pid)]
+            damages = len(doomed) + sum(slot.damages for slot in slots)
+            if limit.total is None or damages < limit.total:
+                found += [slot.pid for slot in slots if len(hurt) < limit.at_once or slot in hurt]
         return found
 
     def converges(
@@ -143,8 +198,8 @@ class Simulation(World):
         self._handle(slot, _TIMEOUT, slot.pid, item.correlation_id, crash)
 
     def sync(self, item: Pending, count: int | None = None) -> None:
-        """The journal of a process makes what waits durable, or only the first `count` records and snapshots of it."""
-        self._need(item, SYNC)
+        """The journal of a process makes what waits durable: its records, or only the first `count`; or its snapshot."""
+        self._need(item, SNAPSHOT if item.kind == SNAPSHOT else SYNC)
         slot = item.slot
         journal = slot.journal
         assert journal is not None
@@ -152,12 +207,18 @@ class Simulation(World):
             raise ScheduleError(f"{len(journal.unsynced)} records of {slot.name} wait, so {count} can't become durable")
         self._note("sync", item, count)
         self._take(item)
+        if item.kind == SNAPSHOT:
+            slot.image = None
+            moved, size = journal.sync_image()
+            self._synced(slot, moved)
+            if slot.process is not None:
+                self._tell(slot, Snapshotted(size))
+            return
         slot.sync = None
-        slot.durable += journal.sync(len(journal.unsynced) if count is None else count)
+        moved = journal.sync(count)
         if journal.unsynced:
-            self._need_sync(slot)
-        self._release(slot)
-        self._from_executor(slot, Persisted(slot.durable))
+            slot.sync = self._need_sync(slot, SYNC)
+        self._synced(slot, moved)
 
     def crash(self, pid: Pid, how: Crash | None = None) -> None:
         """A process ends, and with it all that it held back; what it sent stays under way. See `Crash`."""

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from rabble_trio import CorrelationId, Down, GetMetrics, Outbox, Persisted, Process, Shutdown, Timeout
+from rabble_trio import (
+    CorrelationId,
+    Down,
+    GetMetrics,
+    JournalError,
+    Outbox,
+    Persisted,
+    Process,
+    Shutdown,
+    Snapshotted,
+    Timeout,
+)
 from rabble_trio.testing import Choice, Crash, NotConverged, ScheduleError, Simulation
-from tests.rabble_trio.testing.toys import CLIENT, A, Account, Add, Adder, B, C, Sum, in_order, pid
+from tests.rabble_trio.testing.toys import CLIENT, A, Account, Add, Adder, B, C, Sum, Teller, in_order, pid
 
 
 @pytest.fixture
@@ -229,7 +240,7 @@ def test_what_is_asked_of_the_executor_goes_outside(world):
 
 @pytest.fixture
 def account(world):
-    world.spawn(A, Account, journal=True)
+    world.spawn(A, Teller, journal=True)
     return lambda number: world.deliver(world.send(A, Add(number), sender=CLIENT))
 
 
@@ -243,22 +254,94 @@ def test_effects_behind_a_record_leave_when_it_is_durable(world, account):
     assert totals(world) == [5, 0], "the second step's first message stands behind the first record"
     world.sync(world.find("a sync"))
     assert totals(world) == [5, 0, 11]
-    assert [item.message for item in world.pending] == [Persisted(1), Persisted(2)]
+    # Of what the runtime tells a process about its journal the newest is enough.
+    assert [item.message for item in world.pending] == [Persisted(2)]
 
 
-@pytest.mark.parametrize(
-    ("crash", "left"),
-    [
-        (Crash(), [b"1"]),
-        (Crash(keep=1), [b"1", b"22"]),
-        (Crash(keep=2), [b"1", b"22", b"33"]),
-        (Crash(keep=1, torn=True), [b"1", b"22"]),
-        (Crash(keep=2, lose=1), [b"1", b"22"]),
-        (Crash(keep=2, lose=9), []),
-        (Crash(keep=2, amnesia=True), []),
-    ],
-)
-def test_crash_decides_what_the_journal_keeps(world, account, crash, left):
+def settle_disk(world):
+    """Let all that waits become durable, and tell the process."""
+    while pending := [item for item in world.pending if item.kind != "timer"]:
+        (world.deliver if pending[0].kind == "message" else world.sync)(pending[0])
+
+
+def test_what_the_runtime_told_an_incarnation_is_nothing_to_the_next(world, account):
+    account(1)
+    world.sync(world.find("a sync"))
+    assert ids(world.pending) == ["executor>a Persisted#1"]
+    world.crash(A)
+    assert world.pending == []
+
+
+def test_snapshot_is_durable_by_a_choice_of_its_own_and_the_process_hears_of_it(world, account):
+    for number in (1, 2, 3, 4):
+        account(number)
+    assert ids(world.pending) == ["a sync", "a snapshot"]
+    world.sync(world.find("a sync"))
+    world.sync(world.find("a snapshot"))
+    settle_disk(world)
+    assert world.process(A).told == [Persisted(4), Snapshotted(5)]
+    assert world.durable(A) == 5
+    world.crash(A)
+    world.restart(A)
+    assert (world.process(A).restored, world.process(A).numbers) == ([b"4"], [1, 2, 3, 4])
+
+
+def test_snapshot_makes_durable_what_it_covers(world, account):
+    for number in (1, 2, 3, 4):
+        account(number)
+    world.sync(world.find("a snapshot"))
+    assert [total for total in totals(world) if total > 0] == [1, 3, 6]
+    settle_disk(world)
+    assert set(world.process(A).told) == {Persisted(4), Snapshotted(5)}, "the newer count stands for the older"
+
+
+def test_crash_loses_a_snapshot_that_is_not_durable_but_not_the_records(world, account):
+    for number in (1, 2, 3, 4):
+        account(number)
+    world.sync(world.find("a sync"))
+    world.crash(A)
+    world.restart(A)
+    assert world.process(A).restored == [b"1", b"2", b"3", b"4"]
+    with pytest.raises(ScheduleError, match="a snapshot"):
+        world.find("a snapshot")
+
+
+def test_newer_snapshot_makes_an_older_one_needless(world, account):
+    for number in range(1, 7):
+        account(number)
+    assert ids(world.pending) == ["a sync", "a snapshot"]
+    world.sync(world.find("a snapshot"))
+    world.crash(A)
+    world.restart(A)
+    assert (world.process(A).restored, world.process(A).numbers) == ([], [1, 2, 3, 4, 5, 6])
+
+
+CRASHES = [
+    # What the crash does, what is restored with and without checksums (None: nothing is), and what is noticed.
+    (Crash(), [b"1"], [b"1"], ""),
+    (Crash(keep=1), [b"1", b"22"], [b"1", b"22"], ""),
+    (Crash(keep=2), [b"1", b"22", b"33"], [b"1", b"22", b"33"], ""),
+    (Crash(keep=1, torn=True), [b"1", b"22"], [b"1", b"22", b"3"], ""),
+    (Crash(keep=2, lose=1), None, [b"1", b"22"], "last 1 of its durable records"),
+    (Crash(keep=2, lose=9), None, None, "last 3 of its durable records"),
+    (Crash(keep=2, rot=2), None, [b"1", b"23", b"33"], "record 2 of 3"),
+    (Crash(rot=9), None, [b"0"], "record 1 of 1"),
+    (Crash(stale=1), None, None, ""),
+    (Crash(keep=2, stale=1), [b"1"], [b"1"], ""),
+    (Crash(keep=2, stale=99), None, None, ""),
+    (Crash(keep=2, amnesia=True), None, None, ""),
+    (Crash(keep=2, rot=1, amnesia=True), None, None, ""),
+]
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+@pytest.mark.parametrize(("crash", "checked", "unchecked", "reason"), CRASHES, ids=lambda value: str(value)[:60])
+def test_crash_decides_what_the_journal_keeps(world, crash, checked, unchecked, reason, checksums):
+    world.spawn(A, Teller, journal=True, checksums=checksums)
+
+    def account(number):
+        world.deliver(world.send(A, Add(number), sender=CLIENT))
+
     account(1)
     world.sync(world.find("a sync"))
     account(22)
@@ -267,30 +350,83 @@ def test_crash_decides_what_the_journal_keeps(world, account, crash, left):
     world.crash(A, crash)
     assert [total for total in totals(world) if total > 0] == [1], "what was held is gone"
     world.restart(A)
-    assert world.process(A).restored == left
-
-
-def test_torn_record_is_seen_if_the_journal_has_no_checksums(world):
-    world.spawn(A, Account, journal=True, checksums=False)
-    world.deliver(world.send(A, Add(1234), sender=CLIENT))
-    world.crash(A, Crash(torn=True))
+    process = world.process(A)
+    assert process.restored == (checked if checksums else unchecked)
+    assert (reason if checksums else "") in process.damage
+    assert bool(process.damage) == (checksums and bool(reason))
+    assert world.damages(A) == crash.damages
+    assert world.durable(A) == 1 + crash.keep
+    # After damage a new history begins.
+    world.crash(A, Crash())
     world.restart(A)
-    assert world.process(A).restored == [b"12"]
+    assert (world.process(A).restored, world.process(A).damage) == (process.restored, "")
 
 
-def test_snapshot_stands_for_the_records_before_it(world, account):
-    for number in (1, 2, 3, 4):
+@pytest.mark.parametrize(
+    ("crash", "left"),
+    [
+        (Crash(rot=1), "the snapshot is not"),
+        (Crash(lose=1), [1, 2, 3]),  # there is no record to lose
+        (Crash(stale=1), [1, 2, 3]),  # as it was before the snapshot
+        (Crash(stale=2), []),
+    ],
+)
+def test_bad_disk_and_a_snapshot(world, account, crash, left):
+    for number in (1, 2, 3):
         account(number)
-    world.sync(world.find("a sync"), 4)  # three records and the snapshot
-    world.crash(A, Crash(keep=1))
+    world.sync(world.find("a sync"))
+    world.sync(world.find("a snapshot"))
+    world.crash(A, crash)
     world.restart(A)
-    assert world.process(A).restored == [b"4"]
-    assert world.process(A).numbers == [1, 2, 3, 4]
+    assert (left in world.process(A).damage) if isinstance(left, str) else (world.process(A).numbers == left)
+
+
+def test_process_that_cannot_live_with_damage_does_not_start(world):
+    class Strict(Account):
+        damaged = Process.damaged
+
+    world.spawn(A, Strict, journal=True)
+    world.deliver(world.send(A, Add(1), sender=CLIENT))
+    world.crash(A, Crash(keep=1, rot=1))
+    with pytest.raises(JournalError, match=r"Strict is damaged: record 1 of 1"):
+        world.restart(A)
+
+
+def test_damage_is_limited_until_the_process_has_recovered(world):
+    well = set()
+    for each in (A, B, C):
+        world.spawn(each, Teller, journal=True)
+        world.deliver(world.send(each, Add(1), sender=CLIENT))
+    world.may_damage((A, B), at_once=1, total=3, recovered=lambda pid: pid in well)
+    assert world.damageable() == [A, B]
+    assert world.damageable(silent=True) == []
+    world.crash(A, Crash(keep=1, amnesia=True))
+    assert world.damageable() == [A], "what is lost can be lost again, but nobody else may lose anything"
+    well.add(A)
+    assert world.damaged(A), "it does not run"
+    world.restart(A)
+    assert not world.damaged(A)
+    assert world.damageable() == [A, B]
+    for _ in range(2):
+        world.deliver(world.send(B, Add(1), sender=CLIENT))
+        world.crash(B, Crash(keep=1, amnesia=True))
+        world.restart(B)
+    assert (world.damages(A), world.damages(B)) == (1, 2)
+    assert world.damageable() == []
+
+
+def test_damage_of_nothing_is_none(world):
+    world.spawn(A, Teller, journal=True)
+    world.crash(A, Crash(amnesia=True, stale=3, rot=1, lose=1))
+    world.restart(A)
+    assert (world.damages(A), world.damaged(A), world.durable(A)) == (0, False, 0)
+    assert world.process(A).restored is None
 
 
 def test_process_that_ends_by_itself_keeps_its_records(world, account):
     account(1)
     world.deliver(world.send(A, Shutdown(), sender=CLIENT))
+    assert totals(world) == [0, -1, 1], "what waited for its records leaves"
     world.restart(A)
     assert world.process(A).restored == [b"1"]
 
@@ -399,7 +535,7 @@ def test_every_choice_can_be_repeated_from_its_line(world):
     def make():
         made = Simulation()
         made.spawn(A, lambda: Adder(peer=B, timer=1.0))
-        made.spawn(B, Account, journal=True)
+        made.spawn(B, Teller, journal=True)
         return made
 
     world = make()
@@ -414,6 +550,12 @@ def test_every_choice_can_be_repeated_from_its_line(world):
     world.heal()
     world.pause(B)
     world.resume(B)
+    for number in (1, 2, 3):
+        world.deliver(world.send(B, Add(number), sender=CLIENT))
+    world.sync(world.find("b sync"))
+    world.sync(world.find("b snapshot"))
+    world.crash(B, Crash(rot=1, lose=1, stale=1, torn=True))
+    world.restart(B)
     world.crash(B, Crash(amnesia=True))
     world.drop(world.pending[0])
     world.settle(seconds=1)

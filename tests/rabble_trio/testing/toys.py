@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rabble_trio import CorrelationId, Down, NodeId, Pid, Process, Shutdown, Timeout, message
+from rabble_trio import CorrelationId, Down, NodeId, Persisted, Pid, Process, Shutdown, Snapshotted, Timeout, message
 from rabble_trio.testing import Simulation, scenario
 
 
@@ -78,6 +78,24 @@ class Account(Process):
             if len(self.numbers) % 3 == 0:
                 numbers = tuple(self.numbers)
                 output.snapshot(lambda: b" ".join(b"%d" % number for number in numbers))
+
+
+class Teller(Account):
+    """An account that can live with a damaged journal, and remembers what it was told about it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.restored = None
+        self.damage = ""
+        self.told: list[Persisted | Snapshotted] = []
+
+    def damaged(self, reason):
+        self.damage = reason
+
+    def handle(self, message, sender, correlation_id, output):
+        super().handle(message, sender, correlation_id, output)
+        if isinstance(message, Persisted | Snapshotted):
+            self.told.append(message)
 
 
 @scenario
