@@ -181,13 +181,16 @@ class Ended:
 
     def _for_people(self, why: str) -> Iterable[str]:
         inputs = [item for segment in self.flight.segments for item in segment.inputs]
-        unknown = {"why": why, "inputs": len(inputs), "state": self.state()}
-        yield self._head({"unknown": unknown}, len(inputs), self.flight.forgotten)
+        lines, written = [], 0
         for item in inputs:
             try:
-                yield self._line(item)
+                lines.append(self._line(item))
+                written += 1
             except EncodeError as error:
-                yield self._line((None, *item[1:]), str(error))
+                lines.append(self._line((None, *item[1:]), str(error)))
+        unknown = {"why": why, "inputs": written, "state": self.state()}
+        yield self._head({"unknown": unknown}, len(inputs), self.flight.forgotten)
+        yield from lines
 
     def _why_unknown(self) -> str:
         if self.why_not:
