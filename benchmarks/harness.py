@@ -99,6 +99,35 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
+def wide_table(rows: Iterable[Row]) -> str:
+    """All rows as one text table: a line for each measure and implementation, a column for each unit.
+
+    A figure with a target has the target behind it.
+    """
+    measures: dict[str, dict[str, dict[str, Row]]] = {}
+    for row in rows:
+        measures.setdefault(row.measure, {}).setdefault(row.implementation, {})[row.unit] = row
+    lines = []
+    head: list[str] = []
+    for measure, group in measures.items():
+        units = list(dict.fromkeys(unit for found in group.values() for unit in found))
+        if units != head:
+            head = units
+            lines += ["", f"{'':34}" + "".join(f"{unit:>18}" for unit in units)]
+        lines.append(measure)
+        for implementation, found in group.items():
+            cells = "".join(f"{_cell(found.get(unit)):>18}" for unit in units)
+            mark = ">" if implementation.startswith(OURS) else " "
+            lines.append(f"  {mark} {implementation:30}{cells}".rstrip())
+    return "\n".join(lines)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return _figure(row.value) + ("" if row.target is None else f" ({_figure(row.target)})")
+
+
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -123,7 +152,17 @@ def machine_facts() -> dict[str, str | int | None]:
         "python": sys.version.split()[0],
         "commit": _commit(),
     }
-    for name in ("rabble-trio", "trio", "trio-websocket", "msgpack", "pykka", "thespian"):
+    for name in (
+        "rabble-trio",
+        "trio",
+        "trio-websocket",
+        "msgpack",
+        "pykka",
+        "thespian",
+        "kazoo",
+        "pysyncobj",
+        "grpcio",
+    ):
         try:
             facts[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
