@@ -83,7 +83,11 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure speed beside the peers, in one run: `nox -s bench -- ask ring` runs two of the benchmarks."""
+    """Measure speed beside the peers, in one run: `nox -s bench -- ask ring` runs two of the benchmarks.
+
+    `nox -s bench -- replication growth` measures haret, for minutes; `--quick` is shorter. Of etcd, ZooKeeper, h2load and
+    Erlang, which no index of Python has, those are measured that are there.
+    """
     _install(session, "bench")
     # triotp needs a Trio from before 0.20, so it runs in an environment of its own and prints its figures as JSON.
     peer = os.path.join(session.create_tmp(), "triotp")

@@ -69,7 +69,7 @@ class JsonProcess:
         except OSError as error:
             raise Unfit(f"{error}; {last_words(self._log)}") from None
 
-    def hear(self, patience: float = PATIENCE) -> Any:
+    def hear(self, patience: float) -> Any:
         """The next line. Raises `Unfit` if there is none in time, or if it says that something failed."""
         try:
             line = self._lines.get(timeout=patience)
@@ -82,10 +82,10 @@ class JsonProcess:
             raise Unfit(answer["error"])
         return answer
 
-    def ask(self, **question: Any) -> Any:
-        """Send a line, and get its answer."""
+    def ask(self, *, patience: float = PATIENCE, **question: Any) -> Any:
+        """Send a line, and get its answer within so many seconds."""
         self.tell(question)
-        return self.hear()
+        return self.hear(patience)
 
     def close(self) -> None:
         """End it."""
@@ -185,9 +185,9 @@ class Cluster:
         self.servers[number] = self._spawn(number)
         return float(seconds)
 
-    def settle(self, patience: float = 15.0) -> bool:
+    def settle(self, seconds: float = 15.0) -> bool:
         """Wait until a server that was started again is a full member; tells whether it is."""
-        return bool(self.client.ask(do="settle", endpoints=self.endpoints(), patience=patience))
+        return bool(self.client.ask(do="settle", endpoints=self.endpoints(), seconds=seconds))
 
     def pids(self) -> list[int]:
         """Of the servers."""

@@ -255,13 +255,13 @@ class EtcdClient:
             await channel.close()
         return seconds
 
-    async def settle(self, patience: float, endpoints: list[str]) -> bool:
+    async def settle(self, seconds: float, endpoints: list[str]) -> bool:
         """Wait until every server answers a linearizable read."""
         for endpoint in endpoints:
             async with self.channel(endpoint) as channel:
                 read = channel.unary_unary("/etcdserverpb.KV/Range")
                 try:
-                    await read(get(key_of(0)), timeout=patience, wait_for_ready=True)
+                    await read(get(key_of(0)), timeout=seconds, wait_for_ready=True)
                 except self._grpc.aio.AioRpcError:
                     return False
         return True

@@ -11,6 +11,7 @@ import pathlib
 import sys
 import time
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from itertools import count
 from typing import Any
 
@@ -19,9 +20,15 @@ import trio
 import haret
 
 from .cluster import NODES, Cluster, Unfit, answer, free_ports, kill, questions
-from .loads import KEYS, Load, Recorder, value_of
+from .loads import KEYS, Load, Recorder, Report, value_of
 
 NAMESPACE = "bench"
+
+GROWTH = 100
+"""Nodes that are created with one operation, and nodes in a directory."""
+
+LONG = 300.0
+"""Seconds that a million operations may take, or a replica that missed them, or a thousand namespaces."""
 
 HAS_MODES = "durability" in inspect.signature(haret.Admin.create_namespace).parameters
 
@@ -60,16 +67,32 @@ class HaretCluster(Cluster):
     def create(self, *names: str) -> None:
         """Create namespaces, each with a replica on every node."""
         nodes = [self.node(number) for number in range(NODES)]
-        self.client.ask(do="create", names=names, nodes=nodes, mode=self.mode)
+        self.client.ask(do="create", patience=LONG, names=names, nodes=nodes, mode=self.mode)
+
+    def load_namespaces(self, load: Load, namespaces: list[str]) -> Report:
+        """Run a load over one connection to each of these namespaces."""
+        question = {"load": asdict(load), "namespaces": namespaces, "endpoints": self.endpoints(), "pids": self.pids()}
+        return Report(**self.client.ask(do="load", **question))
+
+    def grow(self, first: int, last: int) -> float:
+        """Make the tree larger, from so many nodes to so many; returns the seconds that it took."""
+        return float(self.client.ask(do="grow", patience=LONG, first=first, last=last, endpoints=self.endpoints()))
+
+    def write(self, count: int) -> None:
+        """Write so many times."""
+        self.client.ask(do="write", patience=LONG, count=count, endpoints=self.endpoints())
+
+    def catch_up(self, number: int) -> float:
+        """Start a server that was stopped; returns the seconds until it has executed all that was committed before."""
+        (commit, *_) = sorted(self.client.ask(do="commits"), reverse=True)
+        started = time.perf_counter()
+        self.servers[number] = self._spawn(number)
+        self.client.ask(do="wait_for", patience=LONG + 1, number=number, commit=commit)
+        return time.perf_counter() - started
 
     def node(self, number: int) -> str:
         """Its id."""
         return f"n{number}@127.0.0.1:{self.cluster[number]}"
-
-    def restart(self, number: int) -> None:
-        """Start a server again that was stopped."""
-        self.servers[number] = self._spawn(number)
-        self.wait_until_listening(number, self.admin[number])
 
     def client_arguments(self) -> list[str]:
         return [f"127.0.0.1:{port}" for port in self.admin]
@@ -133,16 +156,19 @@ class HaretClient:
             await client.create(path, "blob")
             await client.blob_put(path, value)
 
-    async def load(self, load: dict[str, Any], endpoints: list[str], pids: list[int]) -> dict[str, Any]:
-        """Run a load."""
+    async def load(
+        self, load: dict[str, Any], endpoints: list[str], pids: list[int], namespaces: list[str] | None = None
+    ) -> dict[str, Any]:
+        """Run a load: over many connections to one namespace, or one connection to each of many."""
         wanted = Load(**load)
+        places = namespaces or [NAMESPACE] * wanted.connections
         value = value_of(wanted.size)
         keys = count()
 
         async def work(client: haret.Client) -> None:
             going = True
             while going:
-                path = path_of(next(keys))
+                path = path_of(0 if namespaces else next(keys))
                 started = time.perf_counter()
                 try:
                     if wanted.kind == "write":
@@ -154,10 +180,9 @@ class HaretClient:
                 going = recorder.done(started)
 
         async with AsyncExitStack() as stack:
-            opened = [haret.open_client(endpoints, NAMESPACE) for _ in range(wanted.connections)]
-            clients = [await stack.enter_async_context(one) for one in opened]
+            clients = [await stack.enter_async_context(haret.open_client(endpoints, place)) for place in places]
             for client in clients:
-                await client.blob_get(path_of(0))  # so that it is connected, to the primary
+                await self._put(client, path_of(0), value)  # so that it is connected, to the primary
             recorder = Recorder(wanted, pids)
             async with trio.open_nursery() as nursery:
                 for number in range(wanted.in_flight):
@@ -172,9 +197,57 @@ class HaretClient:
             await client.blob_put(path_of(0), b"after")
             return time.perf_counter() - started
 
-    async def settle(self, patience: float, endpoints: list[str]) -> bool:
+    async def grow(self, first: int, last: int, endpoints: list[str]) -> float:
+        """Create blobs, many with each operation, `GROWTH` in a directory."""
+        started = time.perf_counter()
+        numbers = iter(range(first, last, GROWTH))
+
+        async def work() -> None:
+            for begin in numbers:
+                paths = [f"/tree/d{begin:07}/b{number:07}" for number in range(begin, min(begin + GROWTH, last))]
+                await client.multi_cas(operations=[haret.Create(path, "blob") for path in paths])
+
+        async with haret.open_client(endpoints, NAMESPACE) as client, trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(work)
+        return time.perf_counter() - started
+
+    async def write(self, count: int, endpoints: list[str]) -> None:
+        """Write so many times, as fast as it goes."""
+        numbers = iter(range(count))
+
+        async def work() -> None:
+            for number in numbers:
+                await client.blob_put(path_of(number), b"x" * 64)
+
+        async with haret.open_client(endpoints, NAMESPACE, give_up_after=60) as client, trio.open_nursery() as nursery:
+            for _ in range(500):
+                nursery.start_soon(work)
+
+    async def commits(self) -> list[int]:
+        """The commit numbers of the replicas that answer, by number; 0 of those that don't."""
+        return [await self._commit(number) for number in range(NODES)]
+
+    async def _commit(self, number: int) -> int:
+        try:
+            async with haret.open_admin(self._admins[number]) as admin:
+                (found,) = [one for one in await admin.namespaces() if one.name == NAMESPACE]
+                (own,) = [pid for pid in found.replicas if pid.name == f"r{number}"]
+                return (await admin.replica(own)).commit
+        except (haret.HaretError, ValueError):
+            return 0
+
+    async def wait_for(self, number: int, commit: int) -> None:
+        """Wait until a replica has executed so much."""
+        with trio.fail_after(LONG):
+            while True:
+                if await self._commit(number) >= commit:
+                    return
+                await trio.sleep(0.02)
+
+    async def settle(self, seconds: float, endpoints: list[str]) -> bool:
         """Wait until all replicas take part, and none is far behind."""
-        with trio.move_on_after(patience):
+        with trio.move_on_after(seconds):
             while True:
                 if await self._all_normal():
                     return True
@@ -206,7 +279,7 @@ async def main() -> None:
             question["kill_pid"] = question.pop("kill")
         try:
             answer(await getattr(client, do)(**question))
-        except (haret.HaretError, Unfit) as error:
+        except (haret.HaretError, Unfit, trio.TooSlowError) as error:
             answer({"error": f"{type(error).__name__}: {error}"})
 
 

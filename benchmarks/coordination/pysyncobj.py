@@ -82,8 +82,8 @@ class PysyncobjCluster(Cluster):
         self.members[number] = self._member(number)
         return float(seconds)
 
-    def settle(self, patience: float = 15.0) -> bool:
-        deadline = time.monotonic() + patience
+    def settle(self, seconds: float = 15.0) -> bool:
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if all(member.ask(do="ready") for member in self.members):
                 return True

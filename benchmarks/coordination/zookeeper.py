@@ -203,9 +203,9 @@ class KazooQuestions:
             client.close()
         return seconds
 
-    def settle(self, patience: float, endpoints: list[str]) -> bool:
+    def settle(self, seconds: float, endpoints: list[str]) -> bool:
         """Wait until every server is leader or follower."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if all(mode_of(endpoint) in {"leader", "follower"} for endpoint in endpoints):
                 return True

@@ -1,0 +1,112 @@
+"""What becomes of haret as it grows, on three nodes: many namespaces, large trees, a replica that missed much.
+
+Memory and processor time are those of the three server processes.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+from .coordination.cluster import Unfit
+from .coordination.haret import NAMESPACE, HaretCluster
+from .coordination.loads import Load, cpu_seconds, memory_bytes
+from .harness import Row, wide_table
+
+NAMESPACES = (1, 100, 1000)
+TREES = (1_000, 10_000, 100_000, 1_000_000)
+MISSED = (1_000, 100_000, 1_000_000)
+
+QUICK_NAMESPACES = (1, 20)
+QUICK_TREES = (1_000, 10_000)
+QUICK_MISSED = (1_000, 10_000)
+
+IDLE_SECONDS = 5.0
+"""For which the processor time of idle nodes is measured."""
+
+SPREAD = 100
+"""Namespaces that are written to at the same time, at most: one connection and one request in flight each."""
+
+IDLE_TARGET = 20.0
+"""Per cent of one core, with 1,000 namespaces."""
+
+
+def run(*, quick: bool = False) -> list[Row]:
+    """All rows."""
+    rows: list[Row] = []
+    parts: list[Callable[[HaretCluster, str], Iterator[Row]]] = [
+        lambda cluster, name: many_namespaces(cluster, name, QUICK_NAMESPACES if quick else NAMESPACES),
+        lambda cluster, name: large_trees(cluster, name, QUICK_TREES if quick else TREES),
+        lambda cluster, name: missed_operations(cluster, name, QUICK_MISSED if quick else MISSED),
+    ]
+    mode = HaretCluster.modes[0]
+    for part in parts:
+        with tempfile.TemporaryDirectory(prefix="growth") as folder:
+            cluster = HaretCluster(pathlib.Path(folder), mode)
+            try:
+                cluster.start()
+                for row in part(cluster, f"haret, {mode}"):
+                    print(f"  {row.measure}: {row.value:,.3g} {row.unit}", flush=True)
+                    rows.append(row)
+            except (Unfit, OSError) as error:
+                print(f"  the rest of this part is left out: {error}")
+            finally:
+                cluster.close()
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """A line for each size, a column for each unit."""
+    return wide_table(rows)
+
+
+def many_namespaces(cluster: HaretCluster, name: str, counts: tuple[int, ...]) -> Iterator[Row]:
+    """Idle and busy, with more and more namespaces."""
+    names = [NAMESPACE]
+    for count in counts:
+        more = [f"n{number}" for number in range(len(names), count)]
+        started = time.perf_counter()
+        cluster.create(*more)
+        creation = time.perf_counter() - started
+        names += more
+        measure = f"{count:,} namespaces"
+        busy = cluster.load_namespaces(Load("write", 64, 100), names[-SPREAD:])
+        time.sleep(1)  # until what the load left to do is done
+        before = cpu_seconds(cluster.pids())
+        time.sleep(IDLE_SECONDS)
+        idle = (cpu_seconds(cluster.pids()) - before) / IDLE_SECONDS
+        yield Row(measure, name, busy.rate, "/s")
+        yield Row(measure, name, busy.p50 * 1e3, "ms p50")
+        yield Row(measure, name, idle * 100, "% core idle", IDLE_TARGET if count == 1000 else None)
+        yield Row(measure, name, memory_bytes(cluster.pids()) / 2**20, "MiB")
+        if more:
+            yield Row(measure, name, creation / len(more) * 1e3, "ms to create")
+
+
+def large_trees(cluster: HaretCluster, name: str, sizes: tuple[int, ...]) -> Iterator[Row]:
+    """Writes beside more and more nodes."""
+    cluster.fill(64)
+    size = 0
+    for wanted in sizes:
+        seconds = cluster.grow(size, wanted)
+        measure = f"a tree of {wanted:,} nodes"
+        busy = cluster.load(Load("write", 64, 100))
+        yield Row(measure, name, busy.rate, "/s")
+        yield Row(measure, name, busy.p50 * 1e3, "ms p50")
+        yield Row(measure, name, busy.p999 * 1e3, "ms p99.9")
+        yield Row(measure, name, memory_bytes(cluster.pids()) / 2**20, "MiB")
+        yield Row(measure, name, (wanted - size) / seconds, "nodes made/s")
+        size = wanted
+
+
+def missed_operations(cluster: HaretCluster, name: str, counts: tuple[int, ...]) -> Iterator[Row]:
+    """A backup is killed, others go on, and it is started again."""
+    cluster.fill(64)
+    for count in counts:
+        victim = (cluster.leader() + 1) % len(cluster.servers)
+        cluster.stop(victim)
+        cluster.write(count)
+        measure = f"a replica that missed {count:,} operations"
+        yield Row(measure, name, cluster.catch_up(victim), "s to catch up")
