@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ from rabble_trio import (
     decode_batch,
 )
 
-from ._transport import frames, greet, open_connection
+from ._transport import frames, greet, open_first, parse_endpoint
 
 _T = TypeVar("_T")
 
@@ -58,14 +58,17 @@ class Admin:
         """How the node is configured."""
         return await self._ask(protocol.GetConfig(), protocol.Config)
 
-    async def create_namespace(self, name: str, replicas: Iterable[str | Pid]) -> protocol.Namespace:
+    async def create_namespace(
+        self, name: str, replicas: Iterable[str | Pid], *, durability: str | None = None
+    ) -> protocol.Namespace:
         """Start a group of replicas, and wait until it has a primary.
 
         `replicas`: "r1::node1@127.0.0.1:5000", with or without the namespace as its group in front; at least three, on
-        members of the cluster. Raises `rabble_trio.InvalidId` for what is no pid.
+        members of the cluster. `durability`: "durable" or "fenced", by default what the node is configured for. Raises
+        `rabble_trio.InvalidId` for what is no pid.
         """
         pids = tuple(pid if isinstance(pid, Pid) else Pid.parse(pid) for pid in replicas)
-        return await self._ask(protocol.CreateNamespace(name, pids), protocol.Namespace)
+        return await self._ask(protocol.CreateNamespace(name, pids, durability or ""), protocol.Namespace)
 
     async def namespaces(self) -> tuple[protocol.Namespace, ...]:
         """All namespaces, sorted by name."""
@@ -160,15 +163,19 @@ class Admin:
 
 
 @asynccontextmanager
-async def open_admin(endpoint: str) -> AsyncIterator[Admin]:
-    """Connect to the admin port of a node, "host:port", for the length of an `async with`.
+async def open_admin(endpoints: str | Sequence[str]) -> AsyncIterator[Admin]:
+    """Connect to an admin port, "host:port", for the length of an `async with`; of several, to the first that answers.
 
-    Raises `Unavailable` if nobody, or somebody else, is there, and `ConfigError` if it is no endpoint. What the block
+    Raises `Unavailable` if nobody, or somebody else, is there, and `ConfigError` for what is no endpoint. What the block
     raises leaves it as it is.
     """
+    chosen = [endpoints] if isinstance(endpoints, str) else list(endpoints)
+    for endpoint in chosen:
+        parse_endpoint(endpoint)
+    tried: list[tuple[str, str]] = []
     failure: BaseException | None = None
     try:
-        async with open_connection(endpoint, ADMIN) as connection:
+        async with open_first(chosen, ADMIN, lambda *failed: tried.append(failed)) as (endpoint, connection):
             await greet(connection, ADMIN, endpoint)
             admin = Admin(connection, endpoint)
             async with trio.open_nursery() as nursery:
@@ -179,8 +186,8 @@ async def open_admin(endpoint: str) -> AsyncIterator[Admin]:
                     failure = error
                 nursery.cancel_scope.cancel()
                 nursery.cancel_scope.shield = failure is not None
-    except ConnectFailed as error:
-        raise Unavailable("can't reach the admin port", ((endpoint, error.reason),), False) from None
+    except ConnectFailed:
+        raise Unavailable("no admin port answers", tuple(tried), False) from None
     if failure is not None:
         raise failure
 

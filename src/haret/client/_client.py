@@ -12,7 +12,7 @@ import outcome
 import trio
 
 from haret.errors import ConfigError, HaretError, Unavailable, error_from_value
-from haret.protocol import API, GetNamespaceNames, NamespaceNames, Result
+from haret.protocol import API, PING_AFTER, GetNamespaceNames, NamespaceNames, Result
 from haret.vertree import (
     BlobGet,
     BlobPut,
@@ -42,6 +42,7 @@ from haret.vertree import (
     SetUnion,
     Write,
     check,
+    is_write,
 )
 from haret.vertree import Result as WriteResult
 from rabble_trio import (
@@ -56,7 +57,7 @@ from rabble_trio import (
 )
 
 from ._machine import Machine, ProtocolBroken
-from ._transport import frames, greet, open_connection, parse_endpoint
+from ._transport import frames, greet, open_first, parse_endpoint
 
 _T = TypeVar("_T")
 
@@ -82,7 +83,7 @@ class Reply(Generic[_T]):
     version: int
     """The version of the node that was written or read; it can be used as a guard."""
     op: int
-    """The commit number: the operation's place in the history of its namespace."""
+    """The commit number: the operation's place in the history of its namespace, or, of a read, the place it was read at."""
     view: int
     """The view of the group in which it was answered."""
     epoch: int
@@ -134,6 +135,10 @@ class Client:
     Every operation is executed exactly once, however often it has to be sent. A call that is cancelled may or may not be
     executed. Calls of one task happen in their order; calls that are under way at the same time, in any order.
 
+    Reads are linearizable: they see whatever was acknowledged to anybody before they began. With `stale=True` any replica
+    may answer, at once, also while the namespace has no primary: perhaps from an older state, but never from one older than
+    what this client has seen in any answer before. A client that does nothing else stays at the endpoint that it found.
+
     Every method raises `HaretError`: what the tree says (`DoesNotExist`, `AlreadyExists`, `WrongType`, `InvalidPath`,
     `PathMustEndInDirectory`, `LimitExceeded`, ...), `UnknownNamespace`, `Unavailable` when nobody answered for
     `give_up_after` seconds, and `SessionExpired`. Values are bytes; anything else is a `TypeError`.
@@ -145,6 +150,7 @@ class Client:
         self._work = trio.Event()
         self._alarm = trio.Event()
         self._flushed = trio.Event()
+        self._connection: Connection | None = None
         self._connection_scope: trio.CancelScope | None = None
         self._endpoint: str | None = None
         self._connections = 0
@@ -155,8 +161,14 @@ class Client:
 
     # -------------------------------------------------------------- any operation
 
-    async def execute(self, operation: Operation) -> Reply[Any]:
-        """Execute an operation, given as data: `haret.BlobPut("/a", b"x")` and the like."""
+    async def execute(self, operation: Operation, *, stale: bool = False) -> Reply[Any]:
+        """Execute an operation, given as data: `haret.BlobPut("/a", b"x")` and the like.
+
+        `stale`: see the class; a `ValueError` unless the operation only reads.
+        """
+        read = not is_write(operation)
+        if stale and not read:
+            raise ValueError(f"{type(operation).__name__} can change the tree, so it can't be a stale read")
         try:
             data = encode(operation)
         except EncodeError as error:
@@ -164,16 +176,16 @@ class Client:
         refused = check(operation)
         if refused is not None:
             raise _error(refused)
-        result = await self._submit(data)
+        result = await self._submit(data, read, stale)
         value = _decode(result.result)
         return Reply(value.value, value.version, result.op, result.view, result.epoch, getattr(value, "more", False))
 
-    async def _submit(self, operation: bytes) -> Result:
+    async def _submit(self, operation: bytes, read: bool, stale: bool) -> Result:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed:
             raise Unavailable("this client is closed", (), False)
         machine = self._machine
-        call = machine.call(operation, trio.current_time())
+        call = machine.call(operation, trio.current_time(), read=read, stale=stale)
         call.waiter = trio.lowlevel.current_task()
         self._pump()
 
@@ -194,10 +206,16 @@ class Client:
         return await self.execute(Delete(path))
 
     async def list_keys(
-        self, path: str = "/", *, after: str | None = None, limit: int = 1000, recursive: bool = True
+        self,
+        path: str = "/",
+        *,
+        after: str | None = None,
+        limit: int = 1000,
+        recursive: bool = True,
+        stale: bool = False,
     ) -> Reply[tuple[Key, ...]]:
         """A page of the keys at and below a path, in order. If `more`, ask again with `after` the last path of it."""
-        reply = await self.execute(ListKeys(path, after, limit, recursive))
+        reply = await self.execute(ListKeys(path, after, limit, recursive), stale=stale)
         keys = tuple(Key(*key) for key in reply.value)
         return Reply(keys, reply.version, reply.op, reply.view, reply.epoch, reply.more)
 
@@ -205,13 +223,13 @@ class Client:
         """Replace the value of a blob."""
         return await self.execute(BlobPut(path, value))
 
-    async def blob_get(self, path: str) -> Reply[bytes]:
+    async def blob_get(self, path: str, *, stale: bool = False) -> Reply[bytes]:
         """The value of a blob."""
-        return await self.execute(BlobGet(path))
+        return await self.execute(BlobGet(path), stale=stale)
 
-    async def blob_size(self, path: str) -> Reply[int]:
+    async def blob_size(self, path: str, *, stale: bool = False) -> Reply[int]:
         """How many bytes a blob holds."""
-        return await self.execute(BlobSize(path))
+        return await self.execute(BlobSize(path), stale=stale)
 
     async def queue_push(self, path: str, value: bytes) -> Reply[None]:
         """Append an element at the back of a queue."""
@@ -221,17 +239,17 @@ class Client:
         """Remove the element at the front of a queue and return it; None if there is none."""
         return await self.execute(QueuePop(path))
 
-    async def queue_front(self, path: str) -> Reply[bytes | None]:
+    async def queue_front(self, path: str, *, stale: bool = False) -> Reply[bytes | None]:
         """The element at the front of a queue, which was pushed first; None if there is none."""
-        return await self.execute(QueueFront(path))
+        return await self.execute(QueueFront(path), stale=stale)
 
-    async def queue_back(self, path: str) -> Reply[bytes | None]:
+    async def queue_back(self, path: str, *, stale: bool = False) -> Reply[bytes | None]:
         """The element at the back of a queue, which was pushed last; None if there is none."""
-        return await self.execute(QueueBack(path))
+        return await self.execute(QueueBack(path), stale=stale)
 
-    async def queue_len(self, path: str) -> Reply[int]:
+    async def queue_len(self, path: str, *, stale: bool = False) -> Reply[int]:
         """How many elements a queue holds."""
-        return await self.execute(QueueLen(path))
+        return await self.execute(QueueLen(path), stale=stale)
 
     async def set_insert(self, path: str, value: bytes) -> Reply[bool]:
         """Add an element to a set; False if it was there already."""
@@ -241,33 +259,41 @@ class Client:
         """Remove an element from a set; False if it was not there."""
         return await self.execute(SetRemove(path, value))
 
-    async def set_contains(self, path: str, value: bytes) -> Reply[bool]:
+    async def set_contains(self, path: str, value: bytes, *, stale: bool = False) -> Reply[bool]:
         """Whether an element is in a set."""
-        return await self.execute(SetContains(path, value))
+        return await self.execute(SetContains(path, value), stale=stale)
 
-    async def set_union(self, *paths: str, literals: Iterable[Iterable[bytes]] = ()) -> Reply[frozenset[bytes]]:
+    async def set_union(
+        self, *paths: str, literals: Iterable[Iterable[bytes]] = (), stale: bool = False
+    ) -> Reply[frozenset[bytes]]:
         """What is in any of the sets at these paths, or in any of the literal sets. One path alone reads that set."""
-        return await self.execute(SetUnion(paths, tuple(_literal(one) for one in literals)))
+        return await self.execute(SetUnion(paths, tuple(_literal(one) for one in literals)), stale=stale)
 
-    async def set_intersection(self, left: SetOrPath, right: SetOrPath) -> Reply[frozenset[bytes]]:
+    async def set_intersection(
+        self, left: SetOrPath, right: SetOrPath, *, stale: bool = False
+    ) -> Reply[frozenset[bytes]]:
         """What is in both sets. Here and below, each is a path or a literal set."""
-        return await self.execute(SetIntersection(_operand(left), _operand(right)))
+        return await self.execute(SetIntersection(_operand(left), _operand(right)), stale=stale)
 
-    async def set_difference(self, left: SetOrPath, right: SetOrPath) -> Reply[frozenset[bytes]]:
+    async def set_difference(
+        self, left: SetOrPath, right: SetOrPath, *, stale: bool = False
+    ) -> Reply[frozenset[bytes]]:
         """What is in the left set only."""
-        return await self.execute(SetDifference(_operand(left), _operand(right)))
+        return await self.execute(SetDifference(_operand(left), _operand(right)), stale=stale)
 
-    async def set_symmetric_difference(self, left: SetOrPath, right: SetOrPath) -> Reply[frozenset[bytes]]:
+    async def set_symmetric_difference(
+        self, left: SetOrPath, right: SetOrPath, *, stale: bool = False
+    ) -> Reply[frozenset[bytes]]:
         """What is in one of the sets only."""
-        return await self.execute(SetSymmetricDifference(_operand(left), _operand(right)))
+        return await self.execute(SetSymmetricDifference(_operand(left), _operand(right)), stale=stale)
 
-    async def set_subset(self, left: SetOrPath, right: SetOrPath) -> Reply[bool]:
+    async def set_subset(self, left: SetOrPath, right: SetOrPath, *, stale: bool = False) -> Reply[bool]:
         """Whether everything in the left set is in the right one."""
-        return await self.execute(SetSubset(_operand(left), _operand(right)))
+        return await self.execute(SetSubset(_operand(left), _operand(right)), stale=stale)
 
-    async def set_superset(self, left: SetOrPath, right: SetOrPath) -> Reply[bool]:
+    async def set_superset(self, left: SetOrPath, right: SetOrPath, *, stale: bool = False) -> Reply[bool]:
         """Whether everything in the right set is in the left one."""
-        return await self.execute(SetSuperset(_operand(left), _operand(right)))
+        return await self.execute(SetSuperset(_operand(left), _operand(right)), stale=stale)
 
     async def multi_cas(
         self, *, guards: Iterable[tuple[str, int] | Guard] = (), operations: Iterable[Write]
@@ -313,23 +339,27 @@ class Client:
             with trio.CancelScope(deadline=self._machine.next_time()):
                 await self._alarm.wait()
             self._alarm = trio.Event()
+            if self._connection is not None:
+                self._machine.heard(self._connection.heard_at)
             self._machine.tick(trio.current_time())
             self._pump()
 
     async def _keep_connected(self) -> None:
         machine = self._machine
         while True:
-            endpoint = machine.next_endpoint()
             try:
-                async with open_connection(endpoint, API) as connection:
+                async with open_first(machine.next_endpoints(), API, self._connect_failed) as (endpoint, connection):
                     self._connections += 1
                     self._endpoint = endpoint
                     await self._use(connection, endpoint)
-            except (ConnectFailed, ConfigError) as error:
-                machine.connect_failed(endpoint, error.reason)
-                self._pump()
+            except ConnectFailed:
+                pass  # each endpoint's reason has been told
             self._endpoint = None
             await trio.sleep(machine.pause_before_connect())
+
+    def _connect_failed(self, endpoint: str, reason: str) -> None:
+        self._machine.connect_failed(endpoint, reason)
+        self._pump()
 
     async def _use(self, connection: Connection, endpoint: str) -> None:
         """Work over a connection until it is of no use any more."""
@@ -338,6 +368,7 @@ class Client:
         try:
             async with trio.open_nursery() as nursery:
                 self._connection_scope = nursery.cancel_scope
+                self._connection = connection
                 machine.connected(endpoint, trio.current_time())
                 self._pump()
                 nursery.start_soon(self._send, connection)
@@ -350,8 +381,10 @@ class Client:
                     reason = str(error)
                 nursery.cancel_scope.cancel()
         finally:
-            self._connection_scope = None
+            self._connection_scope = self._connection = None
             machine.disconnected(reason)
+        if trio.current_time() > connection.heard_at + PING_AFTER and machine.waiting:
+            await connection.abort()  # nobody is there to answer a goodbye
 
     async def _send(self, connection: Connection) -> None:
         machine = self._machine
@@ -425,26 +458,35 @@ async def open_client(
 
 async def list_namespaces(endpoints: str | Sequence[str]) -> tuple[str, ...]:
     """The names of all namespaces, sorted, from the first endpoint that answers. Raises `Unavailable`, `ConfigError`."""
-    tried: list[tuple[str, str]] = []
-    for endpoint in [endpoints] if isinstance(endpoints, str) else endpoints:
+    left = [endpoints] if isinstance(endpoints, str) else list(dict.fromkeys(endpoints))
+    for endpoint in left:
+        parse_endpoint(endpoint)
+    tried: dict[str, str] = {}
+    while left:
         try:
-            async with open_connection(endpoint, API) as connection:
-                messages = await greet(connection, API, endpoint, GetNamespaceNames())
-                while not messages:
-                    messages = decode_batch(await connection.receive())
-        except ConnectFailed as error:
-            tried.append((endpoint, error.reason))
-            continue
-        except Unavailable as error:
-            tried += error.tried
-            continue
-        except (ConnectionClosed, DecodeError) as error:
-            tried.append((endpoint, str(error)))
-            continue
-        if isinstance(messages[0], NamespaceNames):
-            return messages[0].names
-        tried.append((endpoint, f"it sent {type(messages[0]).__name__}"))
-    raise Unavailable("no endpoint said which namespaces there are", tuple(tried), False)
+            async with open_first(left, API, tried.__setitem__) as (endpoint, connection):
+                answer = await _namespaces_at(connection, endpoint)
+        except ConnectFailed:
+            break
+        if isinstance(answer, NamespaceNames):
+            return answer.names
+        tried[endpoint] = answer
+        left = [one for one in left if one not in tried]
+    raise Unavailable("no endpoint said which namespaces there are", tuple(tried.items()), False)
+
+
+async def _namespaces_at(connection: Connection, endpoint: str) -> NamespaceNames | str:
+    """The answer of one server, or what is wrong with it."""
+    try:
+        messages = await greet(connection, API, endpoint, GetNamespaceNames())
+        while not messages:
+            messages = decode_batch(await connection.receive())
+    except Unavailable as error:
+        return "; ".join(answer for _, answer in error.tried)
+    except (ConnectionClosed, DecodeError) as error:
+        return str(error)
+    answer = messages[0]
+    return answer if isinstance(answer, NamespaceNames) else f"it sent {type(answer).__name__}"
 
 
 def _decode(result: bytes) -> Any:

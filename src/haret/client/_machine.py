@@ -19,6 +19,8 @@ Rules:
 8. A namespace is unknown when one endpoint says so and no other, asked in turn, knows better: a node that has just been
    started may not have heard of it yet.
 9. A call that is older than `patience` fails, with what every endpoint answered last.
+10. While an answer is due, a silent server is asked for a sign of life, and left when it gives none.
+11. Stale reads go their own way (`_stale.py`). Whoever makes no other calls opens no session, and stays where it is.
 
 The owner feeds in connections, messages and the time (seconds, any clock that only grows), and after each input takes
 what is in `outgoing` and `finished`.
@@ -28,13 +30,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from haret import errors
 from haret.protocol import (
     API,
     CLIENT_ID_BYTES,
     MAX_IN_FLIGHT,
+    PING_AFTER,
     SILENCE,
     VERSION,
     Enter,
@@ -42,6 +45,8 @@ from haret.protocol import (
     Expired,
     Hello,
     Leave,
+    Ping,
+    Pong,
     Ready,
     Redirect,
     Refused,
@@ -49,17 +54,15 @@ from haret.protocol import (
     Retry,
     Submit,
     UnknownNamespace,
+    Visit,
     Welcome,
 )
 
+from ._calls import Backoff, Call, Random
+from ._stale import StaleReads
+
 WINDOW: Final = 2 * MAX_IN_FLIGHT
 """How far above `lowest` a number may be: one call that is answered late must not let the replicas' tables grow."""
-
-FIRST_PAUSE: Final = 0.02
-"""Seconds before the first retry: a view change takes a few times as long."""
-
-LONGEST_PAUSE: Final = 1.0
-"""Seconds between retries at most: what a user waits after a repair, at most."""
 
 MAX_REDIRECTS: Final = 3
 """Redirects in a row that are followed without a pause: one is the rule, more mean that the primary moves, or a circle."""
@@ -69,50 +72,8 @@ MAX_FRUITLESS: Final = 6
 """Pauses in a row at one endpoint, about a second in all: longer than a failover takes."""
 
 
-class Random(Protocol):
-    """What the machine needs of `random.Random`."""
-
-    def random(self) -> float:
-        """A number from 0 to 1."""
-
-    def randbytes(self, n: int, /) -> bytes:
-        """So many random bytes."""
-
-
-class Backoff:
-    """Growing pauses with jitter: half of it is random, so that many clients do not come back at once."""
-
-    def __init__(self, random: Random) -> None:
-        self._random = random
-        self._next = FIRST_PAUSE
-
-    def pause(self) -> float:
-        """Seconds to wait before the next attempt."""
-        pause = self._next * (0.5 + 0.5 * self._random.random())
-        self._next = min(LONGEST_PAUSE, self._next * 2)
-        return pause
-
-    def reset(self) -> None:
-        """Something succeeded."""
-        self._next = FIRST_PAUSE
-
-
 class ProtocolBroken(Exception):
     """The server sent what makes no sense. The connection is of no use any more."""
-
-
-class Call:
-    """One operation that somebody waits for."""
-
-    __slots__ = ("abandoned", "number", "operation", "parked", "since", "waiter")
-
-    def __init__(self, operation: bytes, since: float) -> None:
-        self.operation = operation
-        self.since = since
-        self.number = 0  # 0: never submitted
-        self.parked = False  # answered with Retry, to be submitted again
-        self.abandoned = False
-        self.waiter: Any = None  # the owner's; the machine never looks at it
 
 
 class Machine:
@@ -131,6 +92,7 @@ class Machine:
         self.in_flight: dict[int, Call] = {}
         # As a dict, because thousands of calls may be cancelled at once, each of them anywhere in it.
         self.queue: OrderedDict[Call, None] = OrderedDict()
+        self.stale = StaleReads(random)
         self.counts = {"sent": 0, "resent": 0, "completed": 0, "retries": 0, "redirects": 0, "late": 0, "sessions": 0}
         self.node: Any = None  # who answered last
         self._random = random
@@ -147,19 +109,20 @@ class Machine:
         self._fruitless = 0  # pauses since anything succeeded at this endpoint
         self._resume_at: float | None = None  # paused until then
         self._heard_at = 0.0
+        self._pinged = False  # since then
+        self._visited = False  # the server knows which namespace this connection is for
         self._next = 1
         self._lowest = 1
 
     # ----------------------------------------------------------- connections
 
-    def next_endpoint(self) -> str:
-        """Where to connect to: where a redirect pointed, else one endpoint after the other."""
+    def next_endpoints(self) -> list[str]:
+        """Where to connect to, in the order of preference: where a redirect pointed, and the endpoints in turn."""
+        turn = self._turn % len(self.endpoints)
+        found = [*self.endpoints[turn:], *self.endpoints[:turn]]
         if self._redirect is not None:
-            endpoint, self._redirect = self._redirect, None
-            return endpoint
-        endpoint = self.endpoints[self._turn % len(self.endpoints)]
-        self._turn += 1
-        return endpoint
+            found, self._redirect = [self._redirect, *found], None
+        return list(dict.fromkeys(found))
 
     def connect_failed(self, endpoint: str, reason: str) -> None:
         """An endpoint could not be reached."""
@@ -177,7 +140,10 @@ class Machine:
         """A connection stands."""
         self._phase = "connected"
         self._endpoint = endpoint
+        if endpoint in self.endpoints:
+            self._turn = self.endpoints.index(endpoint) + 1
         self._heard_at = now
+        self._pinged = self._visited = False
         self._resume_at = None
         self._fruitless = 0
         self.broken = None
@@ -193,6 +159,7 @@ class Machine:
         self._resume_at = None
         self.broken = None
         self.outgoing = []
+        self.stale.connection_lost()
         for call in [call for call in self.in_flight.values() if call.abandoned]:
             del self.in_flight[call.number]
 
@@ -209,58 +176,81 @@ class Machine:
 
     # ------------------------------------------------------------------ calls
 
-    def call(self, operation: bytes, now: float) -> Call:
-        """Somebody wants this operation executed."""
-        call = Call(operation, now)
-        if not self.queue and not self.in_flight:
+    def call(self, operation: bytes, now: float, *, read: bool = False, stale: bool = False) -> Call:
+        """Somebody wants this operation executed. `read`: it changes nothing. `stale`: any replica may answer it."""
+        call = Call(operation, now, read=read, stale=stale)
+        if not self.waiting:
+            self._heard_at = now  # nothing was due before
             self.alarm = True
-        self.queue[call] = None
+        if stale:
+            self.stale.waiting[call] = None
+        else:
+            self.queue[call] = None
         self._advance(now)
         return call
 
     def abandon(self, call: Call) -> None:
         """Nobody waits for this call any more."""
         call.abandoned = True
-        if not call.number:
+        if call.stale:
+            self.stale.abandon(call)
+        elif not call.number:
             del self.queue[call]
 
     @property
     def waiting(self) -> bool:
         """Whether any call is not answered."""
-        return bool(self.queue or self.in_flight)
+        return bool(self.queue or self.in_flight or self.stale)
 
     # ------------------------------------------------------------------- time
+
+    def heard(self, at: float) -> None:
+        """A byte of the server arrived then, be its message whole or not."""
+        self._heard_at = max(self._heard_at, at)
 
     def next_time(self) -> float:
         """When `tick` should be called, at the latest; infinity if there is nothing to wait for."""
         times = [float("inf")]
-        if self._resume_at is not None:
-            times.append(self._resume_at)
+        times += [when for when in (self._resume_at, self.stale.resume_at) if when is not None]
         oldest = self._oldest()
         if oldest is not None:
             times.append(oldest.since + self.patience)
-            if self._phase != "down":
-                times.append(self._heard_at + SILENCE)
+        if self._phase != "down" and self.waiting:
+            times.append(self._heard_at + (SILENCE if self._pinged else PING_AFTER))
         return min(times)
 
     def tick(self, now: float) -> None:
         """Time has passed."""
         if self._resume_at is not None and now >= self._resume_at:
             self._resume(now)
+        if self.stale.resume_at is not None and now >= self.stale.resume_at:
+            self.stale.resume_at = None
+            self._advance(now)
         while (oldest := self._oldest()) is not None and now >= oldest.since + self.patience:
             self._give_up(oldest)
-        if self._phase != "down" and self.waiting and now >= self._heard_at + SILENCE:
-            self.broken = f"no answer for {SILENCE:g} s"
+        if self._phase != "down" and self.waiting:
+            self._listen(now)
+
+    def _listen(self, now: float) -> None:
+        """Is the server alive?"""
+        silence = now - self._heard_at
+        if silence >= SILENCE:
+            self.broken = f"no sign of life for {SILENCE:g} s"
+        elif silence >= PING_AFTER and not self._pinged:
+            self._pinged = True
+            self.outgoing.append(Ping())
 
     def _oldest(self) -> Call | None:
-        for call in self.in_flight.values():
-            if not call.abandoned:
-                return call
-        return next(iter(self.queue), None)
+        found = self.stale.oldest()
+        oldest = next((call for call in self.in_flight.values() if not call.abandoned), None)
+        oldest = oldest or next(iter(self.queue), None)
+        if found is None or (oldest is not None and oldest.since <= found.since):
+            return oldest
+        return found
 
     def _give_up(self, call: Call) -> None:
         reason = f"no answer from the namespace {self.namespace!r} within {self.patience:g} s"
-        self._finish(call, errors.Unavailable(reason, tuple(self.answers.items()), call.number > 0))
+        self._finish(call, errors.Unavailable(reason, tuple(self.answers.items()), _in_doubt(call)))
         self.abandon(call)
 
     # --------------------------------------------------------------- messages
@@ -268,6 +258,7 @@ class Machine:
     def receive(self, messages: Sequence[Any], now: float) -> None:
         """The server sent these. Raises `ProtocolBroken`."""
         self._heard_at = now
+        self._pinged = False
         for message in messages:
             if type(message) is Result:
                 self._on_result(message)
@@ -276,13 +267,14 @@ class Machine:
         self._advance(now)
 
     def _on_result(self, result: Result) -> None:
-        call = self.in_flight.pop(result.number, None)
-        if call is None:
-            self.counts["late"] += 1
-            return
-        self._backoff.reset()
-        self._fruitless = 0
-        if call.abandoned:
+        self.stale.seen = max(self.stale.seen, result.op)
+        if result.number < 0:
+            call = self.stale.answered(result.number)
+        else:
+            call = self.in_flight.pop(result.number, None)
+            self._backoff.reset()
+            self._fruitless = 0
+        if call is None or call.abandoned:
             self.counts["late"] += 1
         else:
             self._finish(call, result)
@@ -294,6 +286,8 @@ class Machine:
             case Ready():
                 if self._resume_at is not None:
                     self._resume(now)
+            case Pong():
+                pass
             case Welcome(node=node):
                 self.node = node
             case Entered(session=session):
@@ -330,6 +324,11 @@ class Machine:
     def _on_retry(self, number: int, reason: str, now: float) -> None:
         self.counts["retries"] += 1
         self._note(self._endpoint, reason)
+        if number < 0:
+            if self.stale.retry(number, now):
+                self.alarm = True
+                self._leave_if_fruitless(self.stale.fruitless, reason)
+            return
         if number == 0 and self._phase == "entering":
             self._phase = "connected"
         call = self.in_flight.get(number)
@@ -341,23 +340,32 @@ class Machine:
             self._resume_at = now + self._backoff.pause()
             self.alarm = True
             self._fruitless += 1
-            if self._fruitless > MAX_FRUITLESS and len(self.endpoints) > 1 and self.broken is None:
-                self.broken = reason
+            self._leave_if_fruitless(self._fruitless, reason)
+
+    def _leave_if_fruitless(self, pauses: int, reason: str) -> None:
+        if pauses > MAX_FRUITLESS and len(self.endpoints) > 1 and self.broken is None:
+            self.broken = reason
 
     def _on_expired(self, session: int) -> None:
         if session == self.session:
             self._end_session()
 
     def _end_session(self) -> None:
-        for call in self.in_flight.values():
-            if not call.abandoned:
+        calls, self.in_flight = [call for call in self.in_flight.values() if not call.abandoned], {}
+        for call in calls:
+            if not call.read:
                 self._finish(call, errors.SessionExpired(self.session))
-        self.in_flight.clear()
+        for call in reversed(calls):
+            if call.read:  # there is no harm in executing it again
+                call.number, call.parked = 0, False
+                self.queue[call] = None
+                self.queue.move_to_end(call, last=False)
         self._forget_session()
 
     def _on_unknown_namespace(self, error: UnknownNamespace) -> None:
         self.broken = f"it knows no namespace {error.namespace!r}"
         self._phase = "connected"  # and not entering any more
+        self._visited = False
         self._note(self._endpoint, self.broken)
         self._deny()
 
@@ -371,12 +379,13 @@ class Machine:
             self._fail_all(errors.UnknownNamespace(self.namespace))
 
     def _fail_all(self, error: errors.HaretError) -> None:
-        for call in (*self.in_flight.values(), *self.queue):
+        for call in (*self.in_flight.values(), *self.queue, *self.stale):
             if not call.abandoned:
                 # One exception for each: tracebacks of several tasks would pile up on a shared one.
                 self._finish(call, type(error)(*error.args))
         self.in_flight.clear()
         self.queue.clear()
+        self.stale.clear()
 
     def _forget_session(self) -> None:
         self.session = 0
@@ -389,16 +398,27 @@ class Machine:
 
     def _advance(self, now: float) -> None:
         """Send what may be sent."""
-        if self._resume_at is not None or self._phase == "down" or self.broken:
+        if self._phase == "down" or self.broken:
             return
-        if self._phase == "connected" and self.waiting:
+        if self._resume_at is None:
+            self._advance_session()
+        if self.stale.waiting:
+            self._advance_stale()
+
+    def _advance_stale(self) -> None:
+        reads = self.stale.take(self.counts)
+        if reads and not self._visited:
+            self._visited = True
+            self.outgoing.append(Visit(self.namespace))
+        self.outgoing += reads
+
+    def _advance_session(self) -> None:
+        if self._phase == "connected" and (self.queue or self.in_flight):
             self._phase = "entering"
-            self._heard_at = now
+            self._visited = True
             self.outgoing.append(Enter(self.namespace, self._client, self.session))
         if self._phase != "entered":
             return
-        if self.queue and not self.in_flight:
-            self._heard_at = now
         queue, in_flight = self.queue, self.in_flight
         while queue and len(in_flight) < MAX_IN_FLIGHT:
             lowest = self._advance_lowest()
@@ -442,3 +462,8 @@ class Machine:
         self.answers[endpoint] = answer
         while len(self.answers) > 2 * len(self.endpoints) + 8:
             del self.answers[next(iter(self.answers))]
+
+
+def _in_doubt(call: Call) -> bool:
+    """Whether it may have been executed, and whether that matters."""
+    return call.number > 0 and not call.read

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from haret import errors
-from haret.client._machine import LONGEST_PAUSE, MAX_FRUITLESS, WINDOW, Backoff, Call, Machine, ProtocolBroken
+from haret.client._calls import LONGEST_PAUSE, Backoff, Call
+from haret.client._machine import MAX_FRUITLESS, WINDOW, Machine, ProtocolBroken
 from haret.protocol import (
     API,
     MAX_IN_FLIGHT,
+    MAX_STALE_READS,
+    PING_AFTER,
     SILENCE,
     VERSION,
     Enter,
@@ -23,13 +26,17 @@ from haret.protocol import (
     Hello,
     Leave,
     NamespaceNames,
+    Ping,
+    Pong,
     Ready,
     Redirect,
     Refused,
     Result,
     Retry,
+    StaleRead,
     Submit,
     UnknownNamespace,
+    Visit,
     Welcome,
 )
 from rabble_trio import NodeId
@@ -231,9 +238,9 @@ def test_a_refusal_and_a_redirect_end_the_connection() -> None:
     assert machine.broken is not None
     machine.disconnected("closed")
     assert machine.pause_before_connect() == 0.0
-    assert machine.next_endpoint() == "c:3"
+    assert machine.next_endpoints() == ["c:3", "a:1", "b:2"]
     assert machine.pause_before_connect() > 0.0
-    assert machine.next_endpoint() in {"a:1", "b:2"}
+    assert machine.next_endpoints() == ["a:1", "b:2"]
 
 
 def test_redirects_in_a_circle_are_slowed_down() -> None:
@@ -244,7 +251,7 @@ def test_redirects_in_a_circle_are_slowed_down() -> None:
         machine.receive([Redirect(f"c:{number}")], 0.0)
         machine.disconnected("closed")
         pauses.append(machine.pause_before_connect())
-        machine.next_endpoint()
+        machine.next_endpoints()
     assert pauses[:3] == [0.0, 0.0, 0.0]
     assert all(pauses[3:])
     entered(machine)
@@ -253,8 +260,13 @@ def test_redirects_in_a_circle_are_slowed_down() -> None:
 
 
 def test_endpoints_take_turns() -> None:
-    machine = make()
-    assert [machine.next_endpoint() for _ in range(4)] == ["a:1", "b:2", "a:1", "b:2"]
+    machine = make(("a:1", "b:2", "c:3"))
+    machine.connected("b:2", 0.0)
+    assert machine.next_endpoints() == ["c:3", "a:1", "b:2"]
+    machine.connected("c:3", 0.0)
+    assert machine.next_endpoints() == ["a:1", "b:2", "c:3"]
+    machine.receive([Redirect("b:2")], 0.0)
+    assert machine.next_endpoints() == ["b:2", "a:1", "c:3"]
 
 
 # ---------------------------------------------------------------------------------------- numbers and limits
@@ -407,15 +419,37 @@ def test_a_call_that_was_sent_fails_ambiguously() -> None:
     assert error.ambiguous
 
 
-def test_a_silent_connection_is_given_up() -> None:
+def test_a_silent_server_is_asked_for_a_sign_of_life_and_left_if_it_gives_none() -> None:
     machine = entered(make(patience=100.0))
     machine.tick(SILENCE + 1)
     assert machine.broken is None  # nothing was asked, so silence means nothing
     machine.call(b"x", 50.0)
+    take(machine)
+    assert machine.next_time() == 50.0 + PING_AFTER
+    machine.tick(50.0 + PING_AFTER)
+    assert take(machine) == [Ping()]
+    assert machine.next_time() == 50.0 + SILENCE
     machine.tick(50.0 + SILENCE - 0.1)
     assert machine.broken is None
+    assert take(machine) == []  # once is enough
     machine.tick(50.0 + SILENCE)
-    assert machine.broken == "no answer for 8 s"
+    assert machine.broken == "no sign of life for 3 s"
+
+
+def test_any_sign_of_life_will_do() -> None:
+    machine = entered(make(patience=100.0))
+    machine.call(b"x", 50.0)
+    machine.tick(50.0 + PING_AFTER)
+    machine.receive([Pong()], 51.5)
+    take(machine)
+    machine.tick(51.5 + PING_AFTER)
+    assert take(machine) == [Ping()]
+    machine.heard(54.0)  # a part of something large
+    machine.heard(53.0)  # told late
+    machine.tick(51.5 + SILENCE)
+    assert machine.broken is None
+    machine.tick(54.0 + SILENCE)
+    assert machine.broken is not None
 
 
 def test_an_expired_session_fails_what_was_sent_and_the_rest_goes_on_in_a_new_one() -> None:
@@ -447,6 +481,146 @@ def test_the_list_of_answers_is_bounded() -> None:
     for number in range(1000):
         machine.connect_failed(f"elsewhere:{number}", "no")
     assert len(machine.answers) <= 12
+
+
+# -------------------------------------------------------------------------------------------------------- reads
+
+
+def test_reads_of_a_session_that_expired_go_on_in_the_next_one() -> None:
+    machine = entered(make())
+    write = machine.call(b"write", 0.0)
+    for data in (b"one", b"two"):
+        machine.call(data, 0.0, read=True)
+    gone = machine.call(b"gone", 0.0, read=True)
+    machine.abandon(gone)
+    machine.receive([Expired(7)], 0.0)
+    assert [(call, type(error)) for call, error in machine.finished] == [(write, errors.SessionExpired)]
+    take(machine)
+    machine.receive([Entered(9)], 0.0)
+    assert take(machine) == [Submit(1, 1, b"one"), Submit(2, 1, b"two")]
+
+
+def test_a_read_that_was_sent_fails_without_doubt() -> None:
+    machine = entered(make(patience=5.0))
+    machine.call(b"x", 0.0, read=True)
+    machine.tick(5.0)
+    ((_, error),) = machine.finished
+    assert isinstance(error, errors.Unavailable)
+    assert not error.ambiguous
+
+
+def visiting(machine: Machine) -> Machine:
+    """Connected, with nothing but stale reads so far, and nothing to do."""
+    machine.connected("a:1", 0.0)
+    machine.call(b"first", 0.0, stale=True)
+    assert take(machine) == [Hello(API, VERSION), Visit("ns"), StaleRead(-1, b"first", 0)]
+    machine.receive([Welcome(NODE), Result(-1, 40, 0, 0, b"done")], 0.0)
+    machine.finished.clear()
+    return machine
+
+
+def test_stale_reads_open_no_session_and_carry_the_newest_number_that_was_seen() -> None:
+    machine = visiting(make())
+    machine.call(b"x", 0.0, stale=True)
+    assert take(machine) == [StaleRead(-2, b"x", 40)]
+    machine.call(b"write", 0.0)
+    (enter,) = take(machine)
+    machine.receive([Entered(7), Result(-2, 41, 0, 0, b"done")], 0.0)
+    assert (type(enter), take(machine)) == (Enter, [Submit(1, 1, b"write")])
+    machine.receive([result(1)], 0.0)  # op 101
+    machine.call(b"y", 0.0, stale=True)
+    assert take(machine) == [StaleRead(-3, b"y", 101)]
+    machine.receive([Result(-3, 101, 0, 0, b"done"), Result(-3, 101, 0, 0, b"done")], 0.0)
+    assert machine.counts["late"] == 1
+    assert not machine.waiting
+
+
+def test_stale_reads_do_not_wait_for_a_primary() -> None:
+    machine = make()
+    machine.connected("a:1", 0.0)
+    machine.call(b"write", 0.0)
+    machine.receive([Welcome(NODE), Retry(0, "nobody leads")], 0.0)
+    take(machine)
+    machine.call(b"x", 0.0, stale=True)
+    assert take(machine) == [StaleRead(-1, b"x", 0)]  # the connection has entered, as far as that goes
+    machine.receive([Result(-1, 9, 0, 0, b"done")], 0.0)
+    assert len(machine.finished) == 1
+
+
+def test_stale_reads_have_pauses_of_their_own() -> None:
+    machine = entered(make())
+    machine.call(b"x", 0.0, stale=True)
+    machine.call(b"y", 0.0, stale=True)
+    take(machine)
+    machine.receive([Retry(-1, "behind")], 1.0)
+    machine.call(b"z", 1.0, stale=True)
+    machine.call(b"write", 1.0)
+    assert submits(machine) == [(2, 2)]
+    resume = machine.next_time()
+    assert 1.0 < resume < 1.1
+    machine.tick(resume)
+    assert take(machine) == [StaleRead(-1, b"x", 101), StaleRead(-3, b"z", 101)]
+    assert (machine.counts["retries"], machine.counts["resent"]) == (1, 1)
+
+
+def test_stale_reads_are_sent_again_on_the_next_connection() -> None:
+    machine = visiting(make())
+    for data in (b"x", b"y"):
+        machine.call(data, 0.0, stale=True)
+    gone = machine.call(b"gone", 0.0, stale=True)
+    machine.abandon(gone)
+    take(machine)
+    machine.disconnected("lost")
+    machine.call(b"z", 0.0, stale=True)
+    machine.connected("b:2", 1.0)
+    assert take(machine)[1:] == [
+        Visit("ns"),
+        StaleRead(-2, b"x", 40),
+        StaleRead(-3, b"y", 40),
+        StaleRead(-5, b"z", 40),
+    ]
+
+
+def test_an_endpoint_where_every_replica_is_behind_is_left_for_the_next() -> None:
+    machine = visiting(make())
+    machine.call(b"x", 0.0, stale=True)
+    now = 0.0
+    for _ in range(MAX_FRUITLESS + 1):
+        assert machine.broken is None
+        machine.receive([Retry(-2, "behind")], now)
+        now += LONGEST_PAUSE
+        machine.tick(now)
+    assert machine.broken == "behind"
+
+
+def test_stale_reads_are_limited_and_given_up_in_the_order_of_their_age() -> None:
+    machine = visiting(make(patience=5.0))
+    for _ in range(MAX_STALE_READS + 10):
+        machine.call(b"x", 1.0, stale=True)
+    assert len(take(machine)) == MAX_STALE_READS
+    machine.receive([Result(-2, 9, 0, 0, b"done")], 1.0)
+    assert len(take(machine)) == 1
+    machine.finished.clear()
+    machine.call(b"older", 0.5)
+    assert machine.next_time() == 1.0 + PING_AFTER
+    machine.receive([Pong()], 5.4)
+    machine.tick(5.5)
+    assert [call.operation for call, _ in machine.finished] == [b"older"]
+    machine.tick(6.0)
+    assert len(machine.finished) == MAX_STALE_READS + 10
+    assert not any(error.ambiguous for _, error in machine.finished)  # type: ignore[union-attr]
+
+
+def test_an_unknown_namespace_fails_stale_reads_and_later_ones_ask_again() -> None:
+    machine = make(("a:1",))
+    machine.connected("a:1", 0.0)
+    call = machine.call(b"x", 0.0, stale=True)
+    machine.receive([UnknownNamespace("ns"), Retry(-1, "no namespace")], 0.0)
+    assert [(one, type(error)) for one, error in machine.finished] == [(call, errors.UnknownNamespace)]
+    take(machine)
+    machine.tick(1.0)
+    machine.call(b"y", 1.0, stale=True)
+    assert take(machine) == [Visit("ns"), StaleRead(-2, b"y", 0)]
 
 
 # --------------------------------------------------------------------------------- against a model of the replicas
@@ -484,6 +658,12 @@ class ExactlyOnce(RuleBasedStateMachine):
     def call(self, count: int) -> None:
         for _ in range(count):
             self.calls.append(self.machine.call(b"operation %d" % len(self.calls), self.now))
+        self.flush()
+
+    @rule(count=st.integers(1, 5))
+    def look(self, count: int) -> None:
+        for _ in range(count):
+            self.calls.append(self.machine.call(b"operation %d" % len(self.calls), self.now, read=True, stale=True))
         self.flush()
 
     @rule(data=st.data())
@@ -527,6 +707,16 @@ class ExactlyOnce(RuleBasedStateMachine):
             case Enter(session=session):
                 self.entered[connection] = session
                 return Entered(session)
+            case Visit():
+                return None
+            case StaleRead(number=number) if fate == "retry":
+                return Retry(number, "behind")
+            case StaleRead(number=number, operation=operation, least=least):
+                # A replica that has come just as far as it must have.
+                assert least <= len(self.executed)
+                return Result(number, least, 0, 0, operation)
+            case Ping():
+                return Pong()
             case Submit():
                 return self.execute(self.entered[connection], message, fate)
 
@@ -591,7 +781,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         assert all(id(call) in self.outcomes for call in self.calls if not call.abandoned)
         for call in self.calls:
             if isinstance(self.outcomes.get(id(call)), Result):
-                assert call.operation in self.executed
+                assert call.stale == (call.operation not in self.executed)
 
 
 TestExactlyOnce = ExactlyOnce.TestCase
