@@ -37,6 +37,7 @@ class Commands(SphinxDirective):
             lines += [f"``{_usage(command)}``", f"   {_sentence(command.summary)} {command.detail}".rstrip()]
             lines.append("")
             lines += [f"   | {one.name.upper()}: {one.help}" for one in command.arguments]
+            lines += [f"   | --{one.name}: {one.help}" for one in command.options]
             if command.example:
                 lines.append(f"   | Example: ``{frame.format(command.example)}``")
             lines.append("")

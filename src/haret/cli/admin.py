@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from haret import protocol
+from rabble_trio import Pid
 
-from .command import Argument, Command, Table
+from .command import Argument, Command, Option, Table
 from .output import Answer
 
 if TYPE_CHECKING:
@@ -93,12 +94,15 @@ def _describe(namespace: protocol.Namespace) -> dict[str, Any]:
         "epoch": namespace.epoch,
         "view": namespace.view,
         "rivals": namespace.rivals,
+        "durability": namespace.durability,
+        "stopped": namespace.stopped,
     }
 
 
 async def _create_namespace(session: AdminSession, arguments: Namespace) -> Answer:
     pids = [pid for part in arguments.pids for pid in part.split(",") if pid]
-    namespace = await (await session.admin()).create_namespace(arguments.name, pids)
+    admin = await session.admin()
+    namespace = await admin.create_namespace(arguments.name, pids, durability=arguments.durability)
     return Answer(
         _describe(namespace),
         rows=[(f"namespace {namespace.name} is ready; its primary is {namespace.primary}",)],
@@ -108,29 +112,41 @@ async def _create_namespace(session: AdminSession, arguments: Namespace) -> Answ
 
 async def _namespaces(session: AdminSession, arguments: Namespace) -> Answer:
     namespaces = await (await session.admin()).namespaces()
-    rivals = [one for one in namespaces if one.rivals]
+    notes = [_rivalry(one) for one in namespaces if one.rivals] + [_halt(one) for one in namespaces if one.stopped]
     return Answer(
         {"namespaces": [_describe(one) for one in namespaces]},
-        headings=("NAMESPACE", "PRIMARY", "EPOCH", "VIEW", "REPLICAS"),
+        headings=("NAMESPACE", "PRIMARY", "EPOCH", "VIEW", "DURABILITY", "REPLICAS"),
         rows=[
             (
                 one.name,
                 one.primary,
                 one.epoch,
                 one.view,
-                " ".join(f"{pid.name}::{pid.node.name}" for pid in one.replicas),
+                one.durability,
+                " ".join(_short(pid, one) for pid in one.replicas),
             )
             for one in namespaces
         ],
         raw="".join(f"{one.name}\n" for one in namespaces).encode(),
-        note="; ".join(map(_rivalry, rivals))
-        or ("" if namespaces else "there are no namespaces yet: `vr create namespace` makes one"),
+        note="; ".join(notes) or ("" if namespaces else "there are no namespaces yet: `vr create namespace` makes one"),
     )
 
 
 def _rivalry(namespace: protocol.Namespace) -> str:
     groups = " and ".join(", ".join(map(str, group)) for group in (namespace.replicas, *namespace.rivals))
     return f"{namespace.name} was created more than once, on nodes that could not see each other; it is not served: {groups}"
+
+
+def _short(pid: Pid, namespace: protocol.Namespace) -> str:
+    return f"{pid.name}::{pid.node.name}" + (" (stopped)" if pid in namespace.stopped else "")
+
+
+def _halt(namespace: protocol.Namespace) -> str:
+    stopped = ", ".join(map(str, namespace.stopped))
+    return (
+        f"{namespace.name}: the state of {stopped} differs from that of the others, so it stopped, and counts as down; see "
+        "the log of its node"
+    )
 
 
 async def _replica(session: AdminSession, arguments: Namespace) -> Answer:
@@ -148,6 +164,7 @@ async def _replica(session: AdminSession, arguments: Namespace) -> Answer:
             "last_normal_view": state.last_normal_view,
             "replicas": state.replicas,
             "sessions": state.sessions,
+            "durability": state.durability,
             "digest": state.digest.hex(),
         }
     )
@@ -205,6 +222,14 @@ ADMIN: Final = Table(
             "r1::node1@127.0.0.1:5000,r2::node1@127.0.0.1:5000,r3::node1@127.0.0.1:5000",
             detail="A replica is name::node. There must be at least three, and a namespace with 2f+1 replicas goes on\n"
             "while any f of them are down.",
+            options=(
+                Option(
+                    "durability",
+                    "whether its log is on disk, or in memory with what is needed to be safe on disk; by default what the "
+                    "node is configured for",
+                    protocol.DURABILITIES,
+                ),
+            ),
         ),
         Command(("vr", "namespaces"), "list the namespaces and who leads them", _namespaces, example="vr namespaces"),
         Command(

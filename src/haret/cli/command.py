@@ -40,6 +40,18 @@ class Argument:
 
 
 @dataclass(frozen=True, slots=True)
+class Option:
+    """What may be added to a command, behind two dashes."""
+
+    name: str
+    """Its attribute: a flag, which is False unless given, or one of `choices`, which is None."""
+    help: str
+    """One line."""
+    choices: tuple[str, ...] = ()
+    """None for a flag."""
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """An entry of a table of commands."""
 
@@ -55,6 +67,8 @@ class Command:
     """A line that works when typed, without the "haret" before it."""
     detail: str = ""
     """A paragraph for the help of this command alone."""
+    options: tuple[Option, ...] = ()
+    """In any order."""
 
     @property
     def name(self) -> str:
@@ -166,6 +180,11 @@ def _add_command(place: Any, command: Command, program: str, parents: Sequence[a
             nargs=argument.nargs,
             default=argument.default,
         )
+    for option in command.options:
+        if option.choices:
+            parser.add_argument(f"--{option.name}", choices=option.choices, help=option.help)
+        else:
+            parser.add_argument(f"--{option.name}", action="store_true", help=option.help)
     parser.set_defaults(command=command)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import haret
 from haret import Client, Key, Reply
 
-from .command import Argument, Command, Table
+from .command import Argument, Command, Option, Table
 from .failures import CommandFailed, Exit
 from .output import Answer
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PATH: Final = Argument("path", "where in the tree, from the root on: /a/b")
 VALUE: Final = Argument("value", "the bytes to store; - reads them from stdin", value=True)
 ELEMENT: Final = Argument("value", "the element; - reads it from stdin", value=True)
+STALE: Final = (
+    Option("stale", "let any replica answer, at once, perhaps from an older state; also while there is no primary"),
+)
 Run = Callable[[Any, Namespace], Awaitable[Answer]]
 OPERANDS: Final = (Argument("left", "the path of a set"), Argument("right", "the path of another set"))
 
@@ -90,10 +93,10 @@ async def _delete(session: ClientSession, arguments: Namespace) -> Answer:
 
 async def _ls(session: ClientSession, arguments: Namespace) -> Answer:
     client = await session.client()
-    reply = await client.list_keys(arguments.path)
+    reply = await client.list_keys(arguments.path, stale=arguments.stale)
     keys: list[Key] = list(reply.value)
     while reply.more:
-        reply = await client.list_keys(arguments.path, after=keys[-1].path)
+        reply = await client.list_keys(arguments.path, after=keys[-1].path, stale=arguments.stale)
         keys += reply.value
     return Answer(
         {"path": arguments.path, "keys": [key._asdict() for key in keys], **place(reply)},
@@ -122,7 +125,7 @@ async def _put(session: ClientSession, arguments: Namespace) -> Answer:
 
 async def _get(session: ClientSession, arguments: Namespace) -> Answer:
     client = await session.client()
-    return content(arguments.path, await client.blob_get(arguments.path))
+    return content(arguments.path, await client.blob_get(arguments.path, stale=arguments.stale))
 
 
 async def _blob_put(session: ClientSession, arguments: Namespace) -> Answer:
@@ -133,7 +136,7 @@ async def _blob_put(session: ClientSession, arguments: Namespace) -> Answer:
 
 async def _blob_size(session: ClientSession, arguments: Namespace) -> Answer:
     client = await session.client()
-    return fact(await client.blob_size(arguments.path), path=arguments.path)
+    return fact(await client.blob_size(arguments.path, stale=arguments.stale), path=arguments.path)
 
 
 async def _queue_push(session: ClientSession, arguments: Namespace) -> Answer:
@@ -143,7 +146,7 @@ async def _queue_push(session: ClientSession, arguments: Namespace) -> Answer:
 
 async def _queue_len(session: ClientSession, arguments: Namespace) -> Answer:
     client = await session.client()
-    return fact(await client.queue_len(arguments.path), path=arguments.path)
+    return fact(await client.queue_len(arguments.path, stale=arguments.stale), path=arguments.path)
 
 
 async def _set_insert(session: ClientSession, arguments: Namespace) -> Answer:
@@ -160,34 +163,41 @@ async def _set_remove(session: ClientSession, arguments: Namespace) -> Answer:
 
 async def _set_contains(session: ClientSession, arguments: Namespace) -> Answer:
     client = await session.client()
-    return fact(await client.set_contains(arguments.path, arguments.value), path=arguments.path)
+    found = await client.set_contains(arguments.path, arguments.value, stale=arguments.stale)
+    return fact(found, path=arguments.path)
 
 
 async def _set_union(session: ClientSession, arguments: Namespace) -> Answer:
     client = await session.client()
-    return elements(await client.set_union(*arguments.paths), arguments.paths)
+    return elements(await client.set_union(*arguments.paths, stale=arguments.stale), arguments.paths)
 
 
-def _algebra(operation: Callable[[Client, str, str], Awaitable[Reply[frozenset[bytes]]]]) -> Run:
+def _algebra(operation: Callable[..., Awaitable[Reply[frozenset[bytes]]]]) -> Run:
     async def run(session: ClientSession, arguments: Namespace) -> Answer:
         paths = [arguments.left, arguments.right]
-        return elements(await operation(await session.client(), *paths), paths)
+        return elements(await operation(await session.client(), *paths, stale=arguments.stale), paths)
 
     return run
 
 
-def _comparison(operation: Callable[[Client, str, str], Awaitable[Reply[bool]]]) -> Run:
+def _comparison(operation: Callable[..., Awaitable[Reply[bool]]]) -> Run:
     async def run(session: ClientSession, arguments: Namespace) -> Answer:
         paths = [arguments.left, arguments.right]
-        return fact(await operation(await session.client(), *paths), paths=paths)
+        return fact(await operation(await session.client(), *paths, stale=arguments.stale), paths=paths)
 
     return run
 
 
-def _end(look: Callable[[Client, str], Awaitable[Reply[bytes | None]]]) -> Run:
+async def _queue_pop(session: ClientSession, arguments: Namespace) -> Answer:
+    client = await session.client()
+    path: str = arguments.path
+    return content(path, await client.queue_pop(path), empty=f"{path} is empty")
+
+
+def _end(look: Callable[..., Awaitable[Reply[bytes | None]]]) -> Run:
     async def run(session: ClientSession, arguments: Namespace) -> Answer:
         path: str = arguments.path
-        return content(path, await look(await session.client(), path), empty=f"{path} is empty")
+        return content(path, await look(await session.client(), path, stale=arguments.stale), empty=f"{path} is empty")
 
     return run
 
@@ -215,6 +225,7 @@ CLIENT: Final = Table(
             (PATH,),
             example="get /motd",
             detail="With -o raw it prints the bytes alone, without a line end.",
+            options=STALE,
         ),
         Command(
             ("ls",),
@@ -222,6 +233,7 @@ CLIENT: Final = Table(
             _ls,
             (Argument("path", "where to begin; / if left out", nargs="?", default="/"),),
             example="ls /",
+            options=STALE,
         ),
         Command(
             ("create",),
@@ -232,8 +244,15 @@ CLIENT: Final = Table(
         ),
         Command(("delete",), "remove a node with everything below it", _delete, (PATH,), example="delete /jobs"),
         Command(("blob", "put"), "replace what a blob holds", _blob_put, (PATH, VALUE), example="blob put /motd hello"),
-        Command(("blob", "get"), "print what a blob holds", _get, (PATH,), example="blob get /motd"),
-        Command(("blob", "size"), "print how many bytes a blob holds", _blob_size, (PATH,), example="blob size /motd"),
+        Command(("blob", "get"), "print what a blob holds", _get, (PATH,), example="blob get /motd", options=STALE),
+        Command(
+            ("blob", "size"),
+            "print how many bytes a blob holds",
+            _blob_size,
+            (PATH,),
+            example="blob size /motd",
+            options=STALE,
+        ),
         Command(
             ("queue", "push"),
             "append an element at the back of a queue",
@@ -244,7 +263,7 @@ CLIENT: Final = Table(
         Command(
             ("queue", "pop"),
             "remove the element at the front of a queue and print it",
-            _end(Client.queue_pop),
+            _queue_pop,
             (PATH,),
             example="queue pop /jobs",
             detail="Exit code 3 if the queue is empty.",
@@ -256,6 +275,7 @@ CLIENT: Final = Table(
             (PATH,),
             example="queue front /jobs",
             detail="Exit code 3 if the queue is empty.",
+            options=STALE,
         ),
         Command(
             ("queue", "back"),
@@ -264,9 +284,15 @@ CLIENT: Final = Table(
             (PATH,),
             example="queue back /jobs",
             detail="Exit code 3 if the queue is empty.",
+            options=STALE,
         ),
         Command(
-            ("queue", "len"), "print how many elements a queue holds", _queue_len, (PATH,), example="queue len /jobs"
+            ("queue", "len"),
+            "print how many elements a queue holds",
+            _queue_len,
+            (PATH,),
+            example="queue len /jobs",
+            options=STALE,
         ),
         Command(
             ("set", "insert"),
@@ -288,6 +314,7 @@ CLIENT: Final = Table(
             _set_contains,
             (PATH, ELEMENT),
             example="set contains /members ann",
+            options=STALE,
         ),
         Command(
             ("set", "union"),
@@ -295,6 +322,7 @@ CLIENT: Final = Table(
             _set_union,
             (Argument("paths", "the path of a set", nargs="+"),),
             example="set union /members /guests",
+            options=STALE,
         ),
         Command(
             ("set", "intersection"),
@@ -302,6 +330,7 @@ CLIENT: Final = Table(
             _algebra(Client.set_intersection),
             OPERANDS,
             example="set intersection /members /guests",
+            options=STALE,
         ),
         Command(
             ("set", "difference"),
@@ -309,6 +338,7 @@ CLIENT: Final = Table(
             _algebra(Client.set_difference),
             OPERANDS,
             example="set difference /members /guests",
+            options=STALE,
         ),
         Command(
             ("set", "symmetric-difference"),
@@ -316,6 +346,7 @@ CLIENT: Final = Table(
             _algebra(Client.set_symmetric_difference),
             OPERANDS,
             example="set symmetric-difference /members /guests",
+            options=STALE,
         ),
         Command(
             ("set", "subset"),
@@ -323,6 +354,7 @@ CLIENT: Final = Table(
             _comparison(Client.set_subset),
             OPERANDS,
             example="set subset /guests /members",
+            options=STALE,
         ),
         Command(
             ("set", "superset"),
@@ -330,6 +362,7 @@ CLIENT: Final = Table(
             _comparison(Client.set_superset),
             OPERANDS,
             example="set superset /members /guests",
+            options=STALE,
         ),
         Command(("version",), "print the release of this command", _version, example="version"),
     ),

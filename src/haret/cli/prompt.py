@@ -11,6 +11,7 @@ import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -88,7 +89,7 @@ async def _enter(session: ClientSession, arguments: Namespace) -> Answer:
 def _renamed(words: tuple[str, ...], table: Table) -> Command:
     """A command of a table under the name that it had in the original."""
     old = next(command for command in table.commands if command.words == {"keys": ("ls",)}.get(words[-1], words[-1:]))
-    return Command(words, old.summary, old.run, old.arguments, " ".join(words), old.detail)
+    return replace(old, words=words, example=" ".join(words))
 
 
 SHELL: Final = Table(

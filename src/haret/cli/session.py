@@ -128,13 +128,7 @@ class AdminSession(Session):
         """A connection to the first endpoint that answers."""
         if self._kept.thing is not None:
             return self._kept.thing
-        tried: list[tuple[str, str]] = []
-        for endpoint in self._endpoints:
-            try:
-                return await self._kept.open(haret.open_admin(endpoint))
-            except haret.Unavailable as error:
-                tried += error.tried
-        raise haret.Unavailable("no admin port answers", tuple(tried), False)
+        return await self._kept.open(haret.open_admin(self._endpoints))
 
     async def close(self) -> None:
         """Close the connection; the next command opens another."""

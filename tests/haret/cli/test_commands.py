@@ -248,6 +248,12 @@ def test_an_endpoint_that_is_no_haret(run: Run, place: Any) -> None:
         assert b"Traceback" not in done.err
 
 
+def test_one_of_several_endpoints_is_enough(run: Run, place: Any, unused_port: str) -> None:
+    for words, port in ((("namespaces",), place.api), (("admin", "-e", "vr namespaces"), place.admin)):
+        done = run(*words, "--endpoints", f"{unused_port},{port}")
+        assert (done.code, b"demo" in done.out) == (0, True), done
+
+
 # ------------------------------------------------------------------------ help
 
 
@@ -256,6 +262,7 @@ def test_help_of_every_command_has_an_example_that_parses(run: Run) -> None:
 
     for command in CLIENT.commands:
         done = run(*command.words, "--help")
+        assert all(f"--{option.name}".encode() in done.out for option in command.options)
         assert done.code == 0
         assert f"haret {command.example}".encode() in done.out
         assert make_parser().parse_args(command.example.split()).command is command

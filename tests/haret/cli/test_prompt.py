@@ -98,7 +98,11 @@ def test_wrong_lines(client: Run, line: str, code: int, text: str) -> None:
 
 
 def test_entering_another_namespace_leaves_the_one_before(client: Run, admin: Run, place: Any) -> None:
-    admin("vr create namespace other " + ",".join(f"r{number}::{place.node}" for number in (1, 2, 3)))
+    pids = ",".join(f"r{number}::{place.node}" for number in (1, 2, 3))
+    done = admin(f"vr create namespace other {pids} --durability fenced", "vr namespaces")
+    assert b"\tdurable\tr1::node1 " in done.out
+    assert b"\tfenced\tr1::node1 " in done.out
+    assert b"durability\tfenced\n" in admin(f"vr replica other::r1::{place.node}").out
     lines = (
         "enter demo",
         "put /where demo",
@@ -140,7 +144,16 @@ def test_every_question_of_operators_has_an_answer_in_every_form(admin: Run, pla
         f"metrics rabble::executor::{place.node}": {"pid", "counters", "gauges"},
         f"metrics demo::r1::{place.node}": {"pid", "counters", "gauges"},
         "vr namespaces": {"namespaces"},
-        f"vr replica demo::r2::{place.node}": {"pid", "status", "epoch", "view", "primary", "op", "commit", "digest"},
+        f"vr replica demo::r2::{place.node}": {
+            "pid",
+            "status",
+            "epoch",
+            "view",
+            "op",
+            "commit",
+            "digest",
+            "durability",
+        },
         "vr primary demo": {"namespace", "primary"},
     }
     for question, keys in questions.items():
@@ -156,6 +169,7 @@ def test_wrong_questions(admin: Run, place: Any) -> None:
     for line, code, text in (
         ("vr", 2, "vr needs one of: create, namespaces, replica, primary, crash"),
         ("vr creat", 2, "did you mean 'create'?"),
+        (f"vr create namespace x {two} --durability none", 2, "invalid choice"),
         ("vr create namespace x", 2, "required: PID"),
         (f"vr create namespace x {two}", 2, "at least 3"),
         (f"vr create namespace x {two},{two}", 2, "named twice"),

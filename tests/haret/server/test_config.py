@@ -33,8 +33,10 @@ def test_four_settings_are_enough() -> None:
 
 
 def test_everything_can_be_set() -> None:
-    config = parse_config(GOOD + 'data_dir = "/x"\ninsecure = true\n[timeouts]\nrequest = 1\nheartbeat = 0.02\n')
-    assert config.data_dir == "/x"
+    config = parse_config(
+        GOOD + 'data_dir = "/x"\ndurability = "fenced"\ninsecure = true\n[timeouts]\nrequest = 1\nheartbeat = 0.02\n'
+    )
+    assert (config.data_dir, config.durability) == ("/x", "fenced")
     assert config.insecure
     assert config.timeouts.request == 1
     assert config.vr_settings().heartbeat == 0.02
@@ -50,6 +52,7 @@ def test_replicas_take_every_operation_that_the_tree_admits() -> None:
         ("colour = 1", "colour", "not a setting"),
         ("data_dir = 7", "data_dir", "a string, not 7"),
         ("insecure = 1", "insecure", "true or false"),
+        ('durability = "none"', "durability", "neither 'durable' nor 'fenced'"),
         ("timeouts = 3", "timeouts", "table"),
         ("tls = true", "tls", "table"),
         ('[tls]\ncertificate = "c"\nkey = "k"', "tls.authority", "missing"),

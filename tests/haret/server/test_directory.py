@@ -193,3 +193,36 @@ def test_what_could_not_be_started_is_forgotten(directory: Directory) -> None:
     entry = directory.get("ns")
     assert entry is not None
     assert entry.group == group()
+
+
+# --------------------------------------------------------------------------------------- durability, and replicas that stop
+
+
+def test_a_namespace_is_as_durable_as_its_creator_says_or_else_as_the_node_does() -> None:
+    members = pids("r1", "r2", "r3")
+    for wanted, default, found in (
+        ("", "durable", "durable"),
+        ("", "fenced", "fenced"),
+        ("durable", "fenced", "durable"),
+    ):
+        planned = Directory().plan(protocol.CreateNamespace("ns", members, wanted), CREATION, MEMBERS, default)
+        assert isinstance(planned, Group)
+        assert planned.durability == found
+    refused = Directory().plan(protocol.CreateNamespace("ns", members, "eternal"), CREATION, MEMBERS)
+    assert refused == protocol.BadRequest("a namespace is durable or fenced, not 'eternal'")
+
+
+def test_a_node_tells_which_of_its_replicas_stopped() -> None:
+    directory = Directory()
+    directory.learn([group()])
+    entry = directory.get("ns")
+    assert entry is not None
+    one, two, _ = replicas("r1", "r2", "r3")
+    assert directory.replicas_stopped(NODE, [one, two]) == [one, two]
+    assert directory.replicas_stopped(NODE, [one, two]) == []  # no news
+    assert entry.describe().stopped == directory.stopped_on(NODE) == (one, two)
+    assert directory.replicas_stopped(OTHER, [one]) == []  # not its own
+    assert directory.replicas_stopped(NODE, [two, Pid("r9", NODE, "ns"), Pid("r1", NODE, "no")]) == []
+    assert directory.stopped_on(NODE) == (two,)
+    directory.replicas_stopped(NODE, ())
+    assert entry.describe().stopped == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,14 +25,14 @@ from haret.protocol import (
     UnknownActor,
 )
 from haret.server import namespaces
-from haret.server.directory import Directory, PrimaryChanged
+from haret.server.directory import Directory, Entry, PrimaryChanged
 from haret.server.gossip import Reserve, Start, Started, manager_of
 from haret.server.groups import LocalGroups
 from haret.server.namespaces import NamespaceManager
 from haret.server.registry import SUPERVISOR, Group
 from haret.server.store import Store
 from haret.vr.messages import GetReplicaState
-from rabble_trio import ActorDown, GetMetrics, Mailbox, Node, Pid, open_node
+from rabble_trio import ActorDown, GetMetrics, JournalError, Mailbox, Node, Pid, open_node
 from rabble_trio.testing import Cluster, open_cluster
 
 SETTINGS = vr.Settings(heartbeat=0.02, primary_timeout_min=0.1, primary_timeout_max=0.15)
@@ -281,6 +282,52 @@ async def test_news_that_was_lost_is_late_and_not_missing(
             await w[1].ask(CreateNamespace("ns", tuple(w.cluster[1].pid(f"r{n}") for n in (1, 2, 3))))
             assert w[3].directory.get("ns") is None
         await w.until_all_know()
+
+
+async def test_a_replica_that_stopped_is_shown_everywhere_until_it_runs_again(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    async with open_worlds() as w:
+        await w[1].ask(w.request())
+        await w.until_all_know()
+        pid = w.cluster[2].pid("r2", "ns")
+        state = await w[2].node.ask(pid, GetReplicaState())
+        await w[2].node.send(w[2].manager, dataclasses.replace(state, status="stopped"))
+        await until(lambda: w[3].directory.stopped_on(pid.node))
+        assert (await w.until_all_know()).stopped == (pid,)
+        assert f"{pid} stopped: its state differs" in caplog.text
+        assert (await w[1].ask(GetMetrics())).gauges["replicas_stopped"] == 1.0
+        caplog.set_level(logging.CRITICAL)
+        await w[2].ask(Crash(pid))
+        await until(lambda: not w[3].directory.stopped_on(pid.node))
+        assert (await w.until_all_know()).stopped == ()
+
+
+async def test_a_namespace_that_can_not_be_started_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    settle = LocalGroups.settle
+    begun: list[str] = []
+
+    async def slow(self: LocalGroups, entry: Entry, *, fresh: bool) -> None:
+        begun.append(entry.name)
+        if entry.name == "a":
+            await trio.sleep_forever()
+        if entry.name == "b":
+            raise JournalError("what it stored is damaged")
+        await settle(self, entry, fresh=fresh)
+
+    monkeypatch.setattr(LocalGroups, "settle", slow)
+    async with open_cluster(1) as cluster:
+        world, node = World(cluster[1]), cluster[1]
+        world.directory.learn(
+            Group(name, bytes(16), 0, tuple(node.pid(f"r{n}", name) for n in (1, 2, 3))) for name in ("a", "b", "c")
+        )
+        await world.open()
+        assert await world.status(node.pid("r1", "c")) == "recovering"
+        assert isinstance(await world.ask(world.request("new")), Namespace)
+        assert sorted(begun) == ["a", "b", "c", "new"]
 
 
 # ------------------------------------------------------------- what can't be created

@@ -86,6 +86,7 @@ def test_the_digest_tells_what_is_known() -> None:
         Group("ns", bytes(16), 0, group().replicas[::-1]),
         Group("ns", bytes(16), 0, group().replicas * 2),
         Group("ns", bytes(16), 0, group("other").replicas),
+        Group("ns", bytes(16), 0, group().replicas, "eternal"),
         group(members="ab"),
         group(members="abcdefghijk"),
         Group("ns", bytes(16), 0, (*group().replicas, Pid(SUPERVISOR, NODE, "ns"))),
