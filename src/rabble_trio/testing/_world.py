@@ -18,13 +18,18 @@ from random import Random
 from typing import Any, Final
 
 from .._ids import CorrelationId, Pid
-from .._messages import CancelTimer, Demonitor, Down, Monitor, Shutdown, StartTimer, Stop
+from .._messages import CancelTimer, Demonitor, Down, Monitor, Persisted, Shutdown, StartTimer, Stop
 from .._process import Envelope, Persist, Process
 from ._choices import Crash, ScheduleError
-from ._pending import MESSAGE, SYNC, TIMER, Path, Pending, SimulatedJournal, Slot
+from ._disk import SimulatedJournal
+from ._pending import MESSAGE, SNAPSHOT, SYNC, TIMER, Path, Pending, Slot
 
 MAX_RECEIVED: Final = 100_000
 """Envelopes to pids outside of the simulation that are kept; then the oldest ones go, as in long runs nobody looks."""
+
+
+DAMAGES: Final = {"lose": "lost records", "rot": "rotten record", "stale": "stale journal", "amnesia": "amnesia"}
+"""What is counted, by the detail of the `Crash` that did it."""
 
 
 @dataclass(slots=True)
@@ -38,7 +43,7 @@ class Step:
     process: Process
     """The process itself, after the step. After a crash: as it was."""
     event: str
-    """"start" (`restore` and `init`), "message" (`handle`), or "crash"."""
+    """"start" (`restore` or `damaged`, and `init`), "message" (`handle`), or "crash"."""
     sender: Pid | None
     """Who sent the message; None if there was none."""
     message: Any
@@ -106,7 +111,7 @@ class World:
         """Start a process.
 
         `factory` makes it, and makes it again after a crash; `incarnation` tells it how often that was. `journal`:
-        whether it may persist. `checksums`: whether its journal notices torn records. Raises `ValueError` if it runs.
+        whether it may persist. `checksums`: whether its journal notices damage. Raises `ValueError` if it runs.
         """
         if pid in self._slots:
             raise ValueError(f"{pid} is there already")
@@ -125,6 +130,19 @@ class World:
         """How often a process has been started: 1 for the first time; 0 if it never was."""
         slot = self._slots.get(pid)
         return 0 if slot is None else slot.incarnation
+
+    def durable(self, pid: Pid) -> int:
+        """How many records and snapshots of a process ever became durable, over all its incarnations.
+
+        If it is 0, nothing that it held back until a record was durable can have left it. If it is not, and a later
+        incarnation is not restored, its disk has forgotten what others may know.
+        """
+        journal = self._slots[pid].journal
+        return 0 if journal is None else journal.stored
+
+    def damages(self, pid: Pid) -> int:
+        """How often something durable of a process was lost or changed."""
+        return self._slots[pid].damages
 
     def process(self, pid: Pid) -> Process | None:
         """The process itself; None while it is down."""
@@ -221,12 +239,21 @@ class World:
         self._fresh.append(item)
         return item
 
-    def _from_executor(self, slot: Slot, message: Any) -> None:
+    def _from_executor(self, slot: Slot, message: Any) -> Pending | None:
         paths = self._outside.setdefault(slot.executor, {})
         path = paths.get(slot.pid)
         if path is None:
             path = paths[slot.pid] = self._path(slot.executor, slot.pid)
-        self._put(path, message, None)
+        return self._put(path, message, None)
+
+    def _tell(self, slot: Slot, message: Any) -> None:
+        """The runtime tells a process about its journal. It does so in order, so what is newer stands for what waits."""
+        waiting = slot.told.get(type(message))
+        if waiting is not None and waiting.alive:
+            self._take(waiting)
+        told = self._from_executor(slot, message)
+        assert told is not None
+        slot.told[type(message)] = told
 
     def _start(self, slot: Slot) -> None:
         slot.incarnation += 1
@@ -234,11 +261,17 @@ class World:
         process = slot.process = slot.factory()
         output = slot.output
         output.clear()
-        journal = slot.journal
-        if journal is not None and not journal.empty:
-            process.restore(journal.snapshot, tuple(journal.records))
+        if slot.journal is not None:
+            self._restore_process(slot.journal, process)
         process.init(slot.pid, output)
         self._finish_step(slot, process, "start", None, None, None, None)
+
+    def _restore_process(self, journal: SimulatedJournal, process: Process) -> None:
+        damage = journal.take()
+        if damage is not None:
+            process.damaged(damage)
+        elif not journal.empty:
+            process.restore(journal.snapshot, tuple(journal.records))
 
     def _handle(self, slot: Slot, message: Any, sender: Pid, cid: CorrelationId | None, crash: Crash | None) -> None:
         process = slot.process
@@ -246,7 +279,12 @@ class World:
         process.handle(message, sender, cid, slot.output)
         self._finish_step(slot, process, "message", message, sender, cid, crash)
         if type(message) is Shutdown and slot.process is process:
-            self._end(slot, "stopped")
+            if slot.journal is not None:
+                # It waits for its records, and what waits for them leaves: perhaps its own wish to end.
+                slot.durable += slot.journal.sync()
+                self._release(slot)
+            if slot.process is process:
+                self._end(slot, "stopped")
 
     def _finish_step(
         self,
@@ -333,16 +371,35 @@ class World:
         if journal is None:
             raise TypeError(f"{slot.name} persists, so it needs a journal: spawn(..., journal=True)")
         if type(effect) is Persist:
-            journal.unsynced.append((False, effect.record))
+            journal.unsynced.append(effect.record)
             slot.persisted += 1
+            if slot.sync is None:
+                slot.sync = self._need_sync(slot, SYNC)
         else:
-            journal.unsynced.append((True, effect.encode))
-        if slot.sync is None:
-            self._need_sync(slot)
+            journal.ask(effect.encode)
+            if slot.image is not None:
+                self._take(slot.image)
+            slot.image = self._need_sync(slot, SNAPSHOT)
 
-    def _need_sync(self, slot: Slot) -> None:
-        slot.sync = Pending(SYNC, slot, None, None, None)
-        self._add(slot.sync)
+    def _need_sync(self, slot: Slot, kind: str) -> Pending:
+        item = Pending(kind, slot, None, None, None)
+        self._add(item)
+        return item
+
+    def _synced(self, slot: Slot, count: int) -> None:
+        """So many more records are durable: what waited for that leaves."""
+        journal = slot.journal
+        assert journal is not None
+        if slot.sync is not None and not journal.unsynced:
+            if slot.sync.alive:
+                self._take(slot.sync)
+            slot.sync = None
+        if not count:
+            return
+        slot.durable += count
+        self._release(slot)
+        if slot.process is not None:  # it may have waited to end
+            self._tell(slot, Persisted(slot.durable))
 
     def _release(self, slot: Slot) -> None:
         held = slot.held
@@ -359,8 +416,12 @@ class World:
     def _crash(self, slot: Slot, how: Crash) -> None:
         process = slot.process
         assert process is not None
-        if slot.journal is not None:
-            slot.journal.crash(how)
+        if slot.journal is not None and slot.journal.crash(how):
+            slot.damages += 1
+            slot.damaged_in = slot.incarnation
+            for kind, name in DAMAGES.items():
+                if getattr(how, kind):
+                    self._count(name)
         self._end(slot, "crashed: by choice")
         if self._checks:
             step = Step(slot.pid, slot.name, process, "crash", None, None, None, ())
@@ -375,12 +436,16 @@ class World:
         for timer in slot.timers.values():
             self._take(timer)
         slot.timers.clear()
-        if slot.sync is not None:
-            self._take(slot.sync)
-            slot.sync = None
-        if slot.journal is not None and reason != "crashed: by choice":
-            # A process that ends by itself waits for its records.
-            slot.journal.sync(len(slot.journal.unsynced))
+        for item in (slot.sync, slot.image):
+            if item is not None and item.alive:
+                self._take(item)
+        slot.sync = slot.image = None
+        slot.told.clear()
+        if slot.journal is not None:
+            slot.journal.image = None
+        # What the runtime told this incarnation is nothing to the next one.
+        for item in [item for item in self._items if item.slot is slot and item.sender is slot.executor]:
+            self._take(item)
         for pid in slot.watching:
             self._slots[pid].watchers.pop(slot.pid, None)
         slot.watching.clear()
