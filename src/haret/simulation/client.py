@@ -12,7 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from haret.vr.messages import NotPrimary, OpenSession, Reply, Request, SessionExpired, SessionOpened
+from haret.vr.messages import (
+    NotPrimary,
+    OpenSession,
+    Read,
+    ReadReply,
+    Reply,
+    Request,
+    SessionExpired,
+    SessionOpened,
+    StaleRead,
+)
 from rabble_trio import CorrelationId, Outbox, Pid, Process, Timeout
 
 if TYPE_CHECKING:
@@ -33,6 +43,8 @@ class Load:
     """After how many ticks without an answer a request is sent again."""
     chatter: float = 0.0
     """The probability that a request is sent to a second replica as well."""
+    reads: float = 0.0
+    """The probability that it reads at a tick, and that it takes a stale answer."""
 
 
 class Client(Process):
@@ -45,6 +57,8 @@ class Client(Process):
         self._load = load
         self._leader = self._anybody()
         self._sessions = 0
+        self._reads = 0
+        self._seen = 0  # the newest op whose effects it knows of
         self.answered = 0
         """How many requests have been answered so far."""
         self._reopen()
@@ -75,6 +89,9 @@ class Client(Process):
                 del self.waiting[number], self._ages[number]
                 self.answered += 1
                 self._leader = sender
+                self._seen = max(self._seen, message.op)
+            case ReadReply(op=op):
+                self._seen = max(self._seen, op)
             case SessionOpened(session=session) if self.session is None and correlation_id == self._opening_id():
                 self.session = session
                 self._leader = sender
@@ -89,6 +106,13 @@ class Client(Process):
     def _tick(self, output: Outbox) -> None:
         load, chance = self._load, self._chance
         output.start_timer(load.tick * (0.8 + 0.4 * chance()), self._timer)
+        if load.reads and chance() < load.reads:
+            self._reads += 1
+            cid = CorrelationId(self._timer.pid, 0, self._reads)
+            if chance() < load.reads:
+                output.send(self._anybody(), StaleRead(b"", self._seen), cid)
+            else:
+                output.send(self._leader, Read(b""), cid)
         if self.session is None:
             self._age += 1
             if self._age >= load.patience:

@@ -31,7 +31,10 @@ def node(name: str) -> NodeId:
 class Group:
     """A group in a simulation."""
 
-    def __init__(self, simulation: Simulation, replicas: int, clients: int, kind: type[Replica] = Replica) -> None:
+    def __init__(
+        self, simulation: Simulation, replicas: int, clients: int, kind: type[Replica] = Replica, durable: bool = True
+    ) -> None:
+        self.durable = durable
         self.simulation = simulation
         self.kind = kind
         self.replicas = tuple(Pid(f"r{i}", node(f"r{i}")) for i in range(replicas))
@@ -44,10 +47,17 @@ class Group:
         simulation.check(self.invariants)
         simulation.check(self.history)
         for pid in self.replicas:
-            simulation.spawn(pid, lambda pid=pid: self._replica(pid))  # type: ignore[misc]
+            simulation.spawn(pid, lambda pid=pid: self._replica(pid), journal=True)  # type: ignore[misc]
         for pid in self.clients:
             simulation.spawn(pid, lambda pid=pid: self._client(pid))  # type: ignore[misc]
-        simulation.may_crash(self.replicas, at_once=replicas, total=(replicas - 1) // 2)
+        minority = (replicas - 1) // 2
+        if durable:
+            # All may crash at once, as often as they like; a minority may have lost their disks and not be back yet.
+            simulation.may_crash(self.replicas, at_once=replicas)
+            simulation.may_damage(self.replicas, at_once=minority, recovered=self._recovered)
+        else:
+            # A replica that crashed counts as lost until it has recovered.
+            simulation.may_crash(self.replicas, at_once=replicas, total=minority)
         simulation.converges(self.converged, self.core, self.clients)
         # How things were when the faults stopped: at which choice that was, newest op; by client: answers, open requests.
         self._mark = -1
@@ -57,10 +67,21 @@ class Group:
         self._waited: list[set[tuple[int | None, int]]] = []
 
     def _replica(self, pid: Pid) -> Replica:
-        # A replica without durable memory knows only at its first start that an empty log is the truth.
         incarnation = self.simulation.incarnation(pid)
-        random = self.simulation.random(f"{pid.name}/{incarnation}")
-        return self.kind(self.configuration, Ledger(), random, self.settings, fresh=incarnation <= 1)
+        return self.kind(
+            self.configuration,
+            Ledger(),
+            self.simulation.random(f"{pid.name}/{incarnation}"),
+            self.settings,
+            # Whatever never was on the disk never left the replica, so it is as good as new.
+            fresh=self.simulation.durable(pid) == 0,
+            durable=self.durable,
+            incarnation=incarnation,
+        )
+
+    def _recovered(self, pid: Pid) -> bool:
+        replica = self.replica(pid)
+        return replica is not None and replica.status == "normal" and replica.context.settled
 
     def _client(self, pid: Pid) -> Client:
         return Client(pid.name.encode(), self.replicas, self.simulation.random(pid.name), self.load)
@@ -71,14 +92,18 @@ class Group:
         return process if isinstance(process, Replica) else None
 
     def healthy(self) -> list[Pid]:
-        """Replicas that count: they run, and remember all they ever promised."""
+        """Replicas that count: they remember all they ever promised, or will when they run again."""
+        if self.durable:
+            return [pid for pid in self.replicas if not self.simulation.damaged(pid)]
         found = [(pid, self.replica(pid)) for pid in self.replicas]
         return [pid for pid, replica in found if replica is not None and replica.status != "recovering"]
 
     def core(self, random: Random) -> Iterable[Pid]:
-        """A quorum, or more, of healthy replicas."""
+        """A quorum, or more, of healthy replicas; if it is all of them, with those that have yet to recover."""
         healthy = self.healthy()
         size = self.configuration.quorum + int(random.random() * (len(healthy) - self.configuration.quorum + 1))
+        if size >= len(healthy):
+            return self.replicas
         drawn = sorted((random.random(), pid) for pid in healthy)[:size]
         return sorted(pid for _, pid in drawn)
 
@@ -129,6 +154,9 @@ def draw_settings(random: Random) -> Settings:
         batch_entries=one_of(1, 2, 3, 1000),
         max_sessions=one_of(2, 10, 10),
         max_uncommitted=one_of(3, 1000),
+        checkpoint_ops=one_of(3, 10, 50, 1000),
+        checkpoint_step=one_of(1, 3),
+        max_unsynced=one_of(3, 1000),
     )
 
 
@@ -141,6 +169,7 @@ def draw_load(random: Random) -> Load:
         window=1 + int(6 * chance()),
         patience=2 + int(8 * chance()),
         chatter=0.2 * chance() if chance() < 0.3 else 0.0,
+        reads=0.5 * chance() if chance() < 0.7 else 0.0,
     )
 
 

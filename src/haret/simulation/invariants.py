@@ -1,17 +1,25 @@
 """What must hold after every step of every replica. Numbers are those of the list that the tests share.
 
      1 agreement      replicas that committed op n have the same entry there, and equal states after it
-     2 structure      log start <= commit <= op; nothing was cut off, so that any question about the log can be answered
+     2 structure      log start <= op of the newest image <= commit <= op; what was cut off is in an image, so that any
+                      question about the log can be answered (14)
      3 single apply   each replica applies operations in the order of their ops, each once
      4 views          a replica's numbers never decrease, and the log it has in a view is the one the view began with
      5 one primary    all that is said of a view's beginning agrees; one op of a view has one entry
      6 durability     what is committed is held by a quorum, or was acknowledged in its view by those that crashed since
      7 completeness   a view begins with all that was committed in earlier views
-     8 fence          a replica that voted for a view takes no part in earlier ones
+     8 fence          a replica that voted for a view takes no part in earlier ones, whatever it remembers of itself
      9 truth          a vote covers all that the voter acknowledged in the view of its log
     10 silence        only normal replicas speak for a view; recovering ones say nothing
     11 exactly once   an operation is executed once, and all replies to a request are equal
-    12 linearizable   executed in one order that agrees with real time; every reply is what that order gives
+    12 linearizable   executed in one order that agrees with real time; every reply is what that order gives, reads included
+    13 epochs         nothing is committed in an epoch after its last entry; each epoch begins with all before it
+    16 stamps         each message between replicas carries the incarnation that sent it
+
+A view here is a pair, (epoch, view), because the views of each epoch begin at 0.
+
+What is held back until it is durable may never leave, so what two incarnations of a replica say is compared only when it is
+heard (`_hear`).
 
 The checks are told which replica moved and what it sent (`rabble_trio.testing.Step`), so they look at nothing else but
 for 6, which looks at all replicas, once for each commit. They use the replicas' insides; nothing there knows of them.
@@ -19,32 +27,46 @@ for 6, which looks at all replicas, once for each commit. They use the replicas'
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from haret.vr import Replica
+from haret.vr.log import Log
 from haret.vr.messages import (
     Commit,
+    ConfirmView,
     DoViewChange,
     Entry,
-    GetState,
+    ImagePart,
     NewState,
     Prepare,
     PrepareOK,
+    Read,
+    ReadReply,
+    Reconfiguration,
+    RecoveryResponse,
     Reply,
     Request,
     SessionOpened,
+    StaleRead,
     StartView,
     StartViewChange,
 )
+from haret.vr.replica import BETWEEN_REPLICAS
 from rabble_trio import Pid
 from rabble_trio.testing import Step
 
 from .client import Client
 from .machine import Ledger
 
-PEER_MESSAGES = frozenset({Prepare, PrepareOK, Commit, StartViewChange, DoViewChange, StartView, GetState, NewState})
+PEER_MESSAGES = frozenset(
+    {Prepare, PrepareOK, Commit, StartViewChange, DoViewChange, StartView, NewState, ImagePart, RecoveryResponse}
+)
 """What a recovering replica must not send."""
+
+View = tuple[int, int]
+"""Epoch and view."""
 
 
 class InvariantBroken(AssertionError):
@@ -62,27 +84,61 @@ def _broken(number: int, text: str) -> NoReturn:
 class _Last:
     """What a replica was like after its last step."""
 
-    __slots__ = ("acked", "applied", "commit", "last_normal_view", "status", "view")
+    __slots__ = ("acked", "applied", "commit", "last_normal_view", "status", "view", "voted")
 
     def __init__(self) -> None:
-        self.view = self.last_normal_view = self.commit = self.applied = 0
+        self.view = self.last_normal_view = (0, 0)
+        self.commit = self.applied = 0
         self.status = "normal"
-        self.acked: dict[int, int] = {}  # view -> highest op acknowledged in it
+        self.voted = (0, 0)
+        self.acked: dict[View, int] = {}  # view -> highest op acknowledged in it
+
+
+class _Piece:
+    """Entries of consecutive ops."""
+
+    __slots__ = ("entries", "op", "start")
+
+    def __init__(self, log: Log, upto: int) -> None:
+        self.start = min(log.start, upto)
+        self.op = upto
+        self.entries = log.slice(self.start, upto) if upto >= log.start else []
+
+    def in_log(self, log: Log) -> bool:
+        """Whether a log has these entries, as far as it has not cut them off."""
+        if log.op < self.op:
+            return False
+        start = max(self.start, log.start)
+        return start >= self.op or log.slice(start, self.op) == self.entries[start - self.start :]
+
+    def same(self, other: _Piece) -> bool:
+        """Whether these are the same entries, as far as neither was cut off."""
+        start = max(self.start, other.start)
+        mine, theirs = self.entries[start - self.start :], other.entries[start - other.start :]
+        return self.op == other.op and mine == theirs
+
+
+HEARD = frozenset({DoViewChange, StartView, Prepare, Commit, NewState, ConfirmView, RecoveryResponse})
+"""What tells that somebody voted, or that a view has begun."""
 
 
 class ReplicaInvariants:
-    """Invariants 1 to 10 over a group. `quorum`: how many replicas decide."""
+    """Invariants 1 to 10, 13 and 16 over a group. `quorum`: how many replicas decide in its first epoch."""
 
     def __init__(self, quorum: int) -> None:
-        self._quorum = quorum
+        self._quorum = {0: quorum}
         self.committed: list[Entry] = []
         """The entries of all committed ops, from op 1."""
-        self._views: list[int] = []  # in which view each was committed first; never decreases
+        self._views: list[View] = []  # in which view each was committed first; never decreases
+        self._ends: dict[int, int] = {}  # epoch -> its last op
         self._states: dict[int, bytes] = {}  # commit -> digest of state machine and client table
-        self._prepared: dict[tuple[int, int], Entry] = {}  # (view, op) -> entry
-        self._begun: dict[int, list[Entry]] = {0: []}  # view -> the log that it began with
-        self._acked: dict[str, dict[int, int]] = {}  # by replica: view -> highest op ever acknowledged in it
-        self._voted: dict[Pid, int] = {}  # the latest view voted for, over all incarnations
+        self._prepared: dict[int, dict[View, Entry]] = {}  # op -> view -> entry
+        self._begun: dict[View, _Piece] = {(0, 0): _Piece(Log(), 0)}  # view -> the log that it began with
+        self._claims: dict[tuple[View, Pid, int], _Piece] = {}  # the same, of a primary that nobody has heard yet
+        self._acked: dict[str, dict[View, int]] = {}  # by replica: view -> highest op ever acknowledged in it
+        # The latest view voted for, over all incarnations, as far as the vote was heard: the promise counts from then on.
+        self._voted: dict[Pid, View] = {}
+        self._wiped: dict[Pid, int] = {}  # the first incarnation that knew nothing of earlier promises
         self._last: dict[str, _Last] = {}
         self._replicas: dict[str, Replica] = {}
         self._said: Any = None  # the Prepare or StartView that was checked last: it is broadcast
@@ -93,6 +149,7 @@ class ReplicaInvariants:
             DoViewChange: self._vote,
             StartView: self._start_view,
             NewState: self._speaks_or_votes,
+            RecoveryResponse: self._speaks,
         }
 
     def __call__(self, step: Step) -> None:
@@ -103,62 +160,148 @@ class ReplicaInvariants:
         if step.event == "crash":
             self._replicas.pop(step.name, None)
             return
-        if step.event == "start":
-            self._last[step.name] = _Last()
-            self._acked.setdefault(step.name, {})
-            self._replicas[step.name] = replica
-        last = self._last[step.name]
         ctx = replica.context
         status = replica.status
-        for to, message, _, _ in step.output:
-            check = self._on_sent.get(type(message))
+        if step.event == "start":
+            last = self._last[step.name] = _Last()
+            self._acked.setdefault(step.name, {})
+            self._replicas[step.name] = replica
+            last.commit, last.applied = ctx.commit, len(getattr(ctx.machine, "history", ()))
+            if status == "recovering" and ctx.view == 0:
+                # Its disk is gone, and with it what it promised. The others see to it that the old promises hold.
+                self._voted.pop(step.pid, None)
+                self._wiped[step.pid] = ctx.incarnation
+            self._restored(step.name, replica)
+        last = self._last[step.name]
+        if step.sender is not None and type(step.message) in HEARD:
+            self._hear(step.message, step.sender)
+        for to, message, _, held in step.output:
+            kind = type(message)
+            if kind is Prepare and not held:
+                self._same_entries(message, step.name)
+            check = self._on_sent.get(kind)
             if check is not None:
                 check(step, replica, last, message)
-            if status == "recovering" and type(message) in PEER_MESSAGES:
-                _broken(10, f"{step.name} is recovering and sends {message} to {to}")
-        if ctx.view != last.view or ctx.last_normal_view != last.last_normal_view or status != last.status:
+            if kind in BETWEEN_REPLICAS and message.incarnation != ctx.incarnation:
+                _broken(16, f"{step.name} sends {message}, in incarnation {ctx.incarnation}")
+            if status == "recovering" and kind in PEER_MESSAGES and message.epoch == ctx.epoch:
+                if last.status == "recovering":
+                    _broken(10, f"{step.name} is recovering and sends {message} to {to}")
+        view, normal = (ctx.epoch, ctx.view), (ctx.epoch, ctx.last_normal_view)
+        if view != last.view or normal != last.last_normal_view or status != last.status:
             self._view_changed(step.name, replica, last)
         commit, log = ctx.commit, ctx.log
-        if not 0 == log.start <= commit <= log.op:
-            _broken(2, f"{step.name} has log start {log.start}, commit {commit}, op {log.op}")
+        image = ctx.images[0].op if ctx.images else 0
+        if not log.start <= image <= commit <= log.op:
+            _broken(2, f"{step.name} has log start {log.start}, image {image}, commit {commit}, op {log.op}")
         if commit != last.commit:
             self._commit_moved(step.name, replica, last)
+
+    def _hear(self, message: Any, sender: Pid) -> None:
+        view = (message.epoch, message.view)
+        if type(message) is DoViewChange:
+            if message.incarnation >= self._wiped.get(sender, 0):
+                self._voted[sender] = max(view, self._voted.get(sender, (0, 0)))
+            return
+        if type(message) is Prepare:
+            self._same_entries(message, sender.name)
+        claim = self._claims.pop((view, sender, message.incarnation), None)
+        if claim is not None:
+            known = self._begun.setdefault(view, claim)
+            if not known.same(claim):
+                _broken(5, f"{sender.name} begins view {view}, which had begun with another log")
+
+    def _same_entries(self, message: Prepare, name: str) -> None:
+        view = (message.epoch, message.view)
+        for op, entry in enumerate(message.entries, message.first):
+            known = self._prepared.setdefault(op, {}).setdefault(view, entry)
+            if known is not entry and known != entry:
+                _broken(5, f"{name} prepares another op {op} in view {view} than was prepared before")
+
+    def _restored(self, name: str, replica: Replica) -> None:
+        ctx = replica.context
+        if not _Piece(ctx.log, ctx.commit).entries == self.committed[ctx.log.start : ctx.commit]:
+            _broken(1, f"{name} remembers other committed entries than there were")
 
     # --- What changed ---
 
     def _view_changed(self, name: str, replica: Replica, last: _Last) -> None:
         ctx, status = replica.context, replica.status
-        if ctx.view < last.view or ctx.last_normal_view < last.last_normal_view:
-            _broken(4, f"{name} went back from view {last.view}/{last.last_normal_view} to {ctx.view}")
-        if ctx.last_normal_view > ctx.view or (status == "normal" and ctx.last_normal_view != ctx.view):
-            _broken(4, f"{name} is {status} in view {ctx.view} with the log of view {ctx.last_normal_view}")
-        if ctx.last_normal_view != last.last_normal_view:
-            if ctx.is_primary(ctx.last_normal_view):
-                # It may crash before it says that the view has begun.
-                self._begun.setdefault(ctx.last_normal_view, ctx.log.slice(0, ctx.log.op))
-            begun = self._begun.get(ctx.last_normal_view)
-            if begun is None or ctx.log.op < len(begun) or ctx.log.slice(0, len(begun)) != begun:
-                _broken(4, f"{name} has not the log that view {ctx.last_normal_view} began with")
-        last.view, last.last_normal_view, last.status = ctx.view, ctx.last_normal_view, status
+        view, normal = (ctx.epoch, ctx.view), (ctx.epoch, ctx.last_normal_view)
+        forgot = status == "recovering" and last.status != status
+        if (view < last.view or normal < last.last_normal_view) and not forgot:
+            _broken(4, f"{name} went back from view {last.view}/{last.last_normal_view} to {view}")
+        if normal > view or (status == "normal" and normal != view):
+            _broken(4, f"{name} is {status} in view {view} with the log of view {normal}")
+        if status == "normal" and (normal != last.last_normal_view or last.status != status):
+            if ctx.last_normal_view == 0 and ctx.epoch:
+                self._begun.setdefault(normal, _Piece(ctx.log, ctx.epoch_start))
+            elif ctx.is_primary(ctx.last_normal_view) and normal != last.last_normal_view:
+                self._claims[normal, ctx.pid, ctx.incarnation] = _Piece(ctx.log, ctx.log.op)
+            begun = self._begun.get(normal) or self._claims.get((normal, ctx.pid, ctx.incarnation))
+            if begun is None or not begun.in_log(ctx.log):
+                _broken(4, f"{name} has not the log that view {normal} began with")
+        last.view, last.last_normal_view, last.status = view, normal, status
 
     def _commit_moved(self, name: str, replica: Replica, last: _Last) -> None:
         ctx = replica.context
         before, commit = last.commit, ctx.commit
         if commit < before:
-            _broken(1, f"{name} went back from commit {before} to {commit}")
+            # Only one that has found its memory to be incomplete begins anew.
+            if not ctx.counters.get("lost"):
+                _broken(1, f"{name} went back from commit {before} to {commit}")
+            last.commit, last.applied = commit, 0
+            if commit == 0:
+                return
+            before = 0
+        self._cut_off_at_once(ctx)
+        before = max(before, ctx.log.start)
         entries = ctx.log.slice(before, commit)
         known = self.committed[before:commit]
         if entries[: len(known)] != known:
             _broken(1, f"{name} disagrees about an op between {before + 1} and {commit}")
         if len(known) < len(entries):
-            self.committed += entries[len(known) :]
-            self._views += [ctx.view] * (len(entries) - len(known))
-            self._durable(commit, entries[-1], ctx.view)
+            self._new_committed(entries[len(known) :], ctx)
+        if commit > len(self.committed):
+            _broken(1, f"{name} has an image of op {commit}, which nobody committed")
         state = ctx.machine.digest() + ctx.clients.digest()
         if self._states.setdefault(commit, state) != state:
             _broken(1, f"{name} has another state after op {commit} than others had")
         self._applied(name, ctx.machine, last)
         last.commit = commit
+
+    def _cut_off_at_once(self, ctx: Any) -> None:
+        """Entries may be committed and cut off in one step; then they are what was prepared last."""
+        view = (ctx.epoch, ctx.view)
+        while len(self.committed) < ctx.log.start:
+            prepared = self._prepared.get(len(self.committed) + 1, {})
+            views = [one for one in prepared if one <= view]
+            if not views:
+                return
+            self._new_committed([prepared[max(views)]], ctx)
+
+    def _new_committed(self, entries: list[Entry], ctx: Any) -> None:
+        # Executing the last entry of an epoch begins the next one; it was committed in a view of its own.
+        last = entries[-1]
+        ended = isinstance(last, Reconfiguration)
+        epoch = last.epoch if isinstance(last, Reconfiguration) else ctx.epoch
+        view = (epoch, self._view_of_commit(epoch, ctx))
+        for entry in entries:
+            op = len(self.committed) + 1
+            if epoch in self._ends:
+                _broken(13, f"op {op} is committed in epoch {epoch}, which ended with op {self._ends[epoch]}")
+            self.committed.append(entry)
+            self._views.append(max(view, self._views[-1]) if self._views else view)
+            if isinstance(entry, Reconfiguration):
+                self._ends[epoch] = op
+                size = len(entry.replicas)
+                self._quorum[epoch + 1] = size - (size - 1) // 2
+        if not ended:
+            self._durable(len(self.committed), last, view)
+
+    def _view_of_commit(self, epoch: int, ctx: Any) -> int:
+        view: int = ctx.view if ctx.epoch == epoch else 0
+        return view
 
     def _applied(self, name: str, machine: Any, last: _Last) -> None:
         if isinstance(machine, Ledger):
@@ -168,19 +311,19 @@ class ReplicaInvariants:
                     _broken(3, f"{name} applied op {history[index][0]} after op {history[index - 1][0]}")
             last.applied = len(history)
 
-    def _durable(self, op: int, entry: Entry, view: int) -> None:
+    def _durable(self, op: int, entry: Entry, view: View) -> None:
         holders = 0
         for name, acked in self._acked.items():
             replica = self._replicas.get(name)
             ctx = None if replica is None else replica.context
-            # Whoever acknowledged the op and lost its memory since is one of the crashes that the group can bear.
+            # Whoever acknowledged the op and lost its memory since is one of the losses that the group can bear.
             holders += acked.get(view, 0) >= op or (
                 ctx is not None
-                and ctx.last_normal_view >= view
+                and (ctx.epoch, ctx.last_normal_view) >= view
                 and ctx.log.op >= op
-                and ctx.log.slice(op - 1, op)[0] == entry
+                and (ctx.log.start >= op or ctx.log.slice(op - 1, op)[0] == entry)
             )
-        if holders < self._quorum:
+        if holders < self._quorum[view[0]]:
             _broken(6, f"op {op} was committed in view {view} with {holders} copies")
 
     # --- What was sent ---
@@ -190,34 +333,35 @@ class ReplicaInvariants:
             _broken(10, f"{step.name} is {replica.status} and sends {message}")
 
     def _speaks_or_votes(self, step: Step, replica: Replica, last: _Last, message: Any) -> None:
-        if not {last.status, replica.status} & {"normal", "view-change"}:
+        allowed = {"normal", "view-change", "learning", "leaving"} if message.view < 0 else {"normal", "view-change"}
+        if not {last.status, replica.status} & allowed:
             _broken(10, f"{step.name} is {replica.status} and sends {message}")
 
     def _takes_part(self, step: Step, replica: Replica, last: _Last, message: Any) -> None:
         self._speaks(step, replica, last, message)
-        if message.view < self._voted.get(step.pid, 0):
-            _broken(8, f"{step.name} voted for view {self._voted[step.pid]} and sends {message}")
+        voted = max(last.voted, self._voted.get(step.pid, (0, 0)))
+        if (message.epoch, message.view) < voted:
+            _broken(8, f"{step.name} voted for view {voted} and sends {message}")
 
     def _prepare(self, step: Step, replica: Replica, last: _Last, message: Prepare) -> None:
         if message is self._said:
             return
         self._said = message
         self._takes_part(step, replica, last, message)
-        for op, entry in enumerate(message.entries, message.first):
-            known = self._prepared.setdefault((message.view, op), entry)
-            if known is not entry and known != entry:
-                _broken(5, f"{step.name} prepares another op {op} in view {message.view} than was prepared before")
 
     def _prepare_ok(self, step: Step, replica: Replica, last: _Last, message: PrepareOK) -> None:
         self._takes_part(step, replica, last, message)
         if message.op > replica.context.log.op:
             _broken(9, f"{step.name} acknowledges op {message.op} and has {replica.context.log.op}")
+        # (That it leaves only when it is durable, the simulated journal sees to.)
+        view = (message.epoch, message.view)
         for acked in (last.acked, self._acked[step.name]):
-            acked[message.view] = max(message.op, acked.get(message.view, 0))
+            acked[view] = max(message.op, acked.get(view, 0))
 
     def _vote(self, step: Step, replica: Replica, last: _Last, message: DoViewChange) -> None:
-        self._voted[step.pid] = max(message.view, self._voted.get(step.pid, 0))
-        acked = last.acked.get(message.last_normal_view, 0)
+        view = (message.epoch, message.view)
+        last.voted = max(view, last.voted)
+        acked = last.acked.get((message.epoch, message.last_normal_view), 0)
         if message.op < acked:
             _broken(9, f"{step.name} votes with op {message.op} and acknowledged {acked} in that view")
 
@@ -226,20 +370,22 @@ class ReplicaInvariants:
             return
         self._said = message
         self._speaks(step, replica, last, message)
-        view, start = message.view, message.start
+        view, start = (message.epoch, message.view), message.start
+        ctx = replica.context
         begun = self._begun.get(view)
-        if begun is not None and replica.context.view == last.view == view and last.status == "normal":
+        if begun is not None and (ctx.epoch, ctx.view) == last.view == view and last.status == "normal":
             # Said again: the log of a view only grows, so what it began with can't have changed.
-            if len(begun) != start:
-                _broken(5, f"view {view} began with {len(begun)} entries, {step.name} says {start}")
+            if begun.op != start:
+                _broken(5, f"view {view} began with {begun.op} entries, {step.name} says {start}")
             return
-        log = replica.context.log.slice(0, start)
-        if self._begun.setdefault(view, log) != log:
+        log = _Piece(ctx.log, start)
+        known = self._claims.setdefault((view, step.pid, message.incarnation), log)
+        if not known.same(log):
             _broken(5, f"{step.name} begins view {view}, which had begun with another log")
         earlier = len(self._views)
         while earlier and self._views[earlier - 1] >= view:
             earlier -= 1
-        if log[:earlier] != self.committed[:earlier]:
+        if start < earlier or log.entries[: max(0, earlier - log.start)] != self.committed[log.start : earlier]:
             _broken(7, f"{step.name} begins view {view} without an op up to {earlier} that was committed before")
 
 
@@ -254,6 +400,8 @@ class ClientInvariants:
         self._replies: dict[tuple[int, int], Reply] = {}
         self._sent: dict[tuple[int, int], int] = {}  # request -> newest op that was answered before it was sent first
         self._newest = 0
+        self._ops: list[int] = []  # the ops of what was executed
+        self._asked: dict[tuple[str, int], int] = {}  # reads: newest op that was answered before each, or its token
         self.requests = 0
         """Requests made."""
         self.answers = 0
@@ -271,6 +419,8 @@ class ClientInvariants:
         if step.event == "start":
             self._seen[step.name] = 0
         machine = replica.context.machine
+        if isinstance(machine, Ledger) and len(machine.history) < self._seen[step.name]:
+            self._seen[step.name] = 0
         if isinstance(machine, Ledger) and len(machine.history) > self._seen[step.name]:
             self._executes(step.name, machine)
         for _, message, _, _ in step.output:
@@ -285,6 +435,7 @@ class ClientInvariants:
                 if operation in self._executed:
                     _broken(11, f"{name} executes {operation!r} a second time, as op {op}")
                 self._executed.add(operation)
+                self._ops.append(op)
                 self._results[op] = (operation, self._model.apply(op, operation))
             if self._results[op] != (operation, result):
                 _broken(12, f"{name} executes op {op}, {operation!r}, with another result than one machine alone has")
@@ -301,8 +452,14 @@ class ClientInvariants:
     def _client(self, step: Step) -> None:
         if type(step.message) is Reply:
             self._answered(step.message)
-        for _, message, _, _ in step.output:
-            if type(message) is Request and (message.session, message.number) not in self._sent:
+        elif type(step.message) is ReadReply and step.correlation_id is not None:
+            self._read(step.name, step.correlation_id.request or 0, step.message)
+        for _, message, cid, _ in step.output:
+            if type(message) is Read and cid is not None:
+                self._asked[step.name, cid.request or 0] = self._newest
+            elif type(message) is StaleRead and cid is not None:
+                self._asked[step.name, cid.request or 0] = message.least
+            elif type(message) is Request and (message.session, message.number) not in self._sent:
                 self._sent[message.session, message.number] = self._newest
                 self.requests += 1
 
@@ -316,4 +473,16 @@ class ClientInvariants:
             _broken(12, f"op {known} was answered before the request was made that is op {reply.op}")
         self._sent[reply.session, reply.number] = -1
         self._newest = max(self._newest, reply.op)
+        self.answers += 1
+
+    def _read(self, name: str, number: int, reply: ReadReply) -> None:
+        known = self._asked.get((name, number))
+        if known is None:
+            return
+        if reply.op < known:
+            _broken(12, f"{name} read the state of op {reply.op}, and op {known} was answered before it asked")
+        before = bisect_right(self._ops, reply.op)
+        expected = self._results[self._ops[before - 1]][1] if before else b"0 "
+        if reply.result != expected:
+            _broken(12, f"{name} read {reply.result!r} at op {reply.op}, and the state was {expected!r}")
         self.answers += 1

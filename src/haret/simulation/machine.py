@@ -2,10 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
+
+import msgpack
 
 DIGEST_BYTES = 8
 """Enough to tell histories of a run apart."""
+
+Done = tuple[int, bytes, bytes]
+"""Op, operation, result."""
+
+
+class LedgerImage:
+    """A picture of a ledger."""
+
+    def __init__(self, history: tuple[Done, ...], digest: bytes) -> None:
+        self._history = history
+        self._digest = digest
+
+    def chunks(self) -> Iterator[bytes]:
+        """One piece per operation."""
+        for done in self._history:
+            yield msgpack.packb(done)
+
+    def digest(self, budget: int) -> bytes | None:
+        """That of the ledger."""
+        return self._digest
+
+
+class LedgerLoader:
+    """Makes a ledger what it was in a picture."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._unpacker = msgpack.Unpacker(use_list=False)
+        self._history: list[Done] = []
+
+    def feed(self, chunk: bytes) -> None:
+        """Take some bytes. Raises `ValueError`."""
+        self._unpacker.feed(chunk)
+        self._history += self._unpacker
+
+    def finish(self) -> None:
+        """The ledger has that history now."""
+        self._ledger.become(self._history)
 
 
 class Ledger:
@@ -15,7 +56,7 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.history: list[tuple[int, bytes, bytes]] = []
+        self.history: list[Done] = []
         """Op, operation, result."""
         self._digest = b""
 
@@ -26,6 +67,25 @@ class Ledger:
         self.history.append((op, operation, result))
         return result
 
+    def read(self, operation: bytes) -> bytes:
+        """The result of the last operation, whatever is asked."""
+        return self.history[-1][2] if self.history else b"0 "
+
     def digest(self) -> bytes:
         """A digest of the history."""
         return self._digest
+
+    def image(self) -> LedgerImage:
+        """A picture of it."""
+        return LedgerImage(tuple(self.history), self._digest)
+
+    def loader(self) -> LedgerLoader:
+        """What makes it the one of a picture."""
+        return LedgerLoader(self)
+
+    def become(self, history: list[Done]) -> None:
+        """Have this history."""
+        self.history = list(history)
+        self._digest = b""
+        for _, operation, _ in history:
+            self._digest = blake2b(self._digest + operation, digest_size=DIGEST_BYTES).digest()

@@ -18,10 +18,10 @@ Rules of execution, the same on every replica:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 
-from .messages import Entry, OpenSession, Request
+from .messages import CloseSession, Entry, OpenSession, Request
 
 Done = tuple[int, bytes]
 """The op at which a request was executed, and its result."""
@@ -30,11 +30,18 @@ Key = tuple[int, int] | bytes | int
 """What makes two log entries the same request: see `entry_key`."""
 
 
+SessionImage = tuple[int, bytes, int, tuple[tuple[int, Done], ...]]
+"""A session at one moment: its number, client, lowest wanted number, and results by number."""
+
+
 def entry_key(entry: Entry) -> Key:
     """What a retry has in common with its original. Keys of different kinds of entries never collide."""
     if isinstance(entry, Request):
         return (entry.session, entry.number)
-    return entry.client if isinstance(entry, OpenSession) else entry.session
+    if isinstance(entry, OpenSession):
+        return entry.client
+    # A session's number is at least 1, so 0 can stand for what belongs to none.
+    return entry.session if isinstance(entry, CloseSession) else (0, entry.epoch)
 
 
 class Session:
@@ -128,8 +135,26 @@ class ClientTable:
             self.request(op, entry, apply)
         elif isinstance(entry, OpenSession):
             self.open(op, entry.client)
-        else:
+        elif isinstance(entry, CloseSession):
             self.close(entry.session)
+
+    def image(self) -> tuple[SessionImage, ...]:
+        """All sessions as they are now, eviction order included."""
+        return tuple(
+            (number, session.client, session.lowest, tuple(session.results.items()))
+            for number, session in self._sessions.items()
+        )
+
+    def restore(self, image: Iterable[SessionImage]) -> None:
+        """Become the table that an image was made of."""
+        self._sessions.clear()
+        self._by_client.clear()
+        for number, client, lowest, results in image:
+            session = self._sessions[number] = Session(client)
+            session.lowest = lowest
+            session.results = dict(results)
+            session.kept = sum(len(result) for _, (_, result) in results)
+            self._by_client[client] = number
 
     def digest(self) -> bytes:
         """A digest of everything here, eviction order included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -77,6 +78,15 @@ class Settings:
     """How far a request's number may lie above the lowest one that its client still wants: bounds kept results."""
     max_kept_results: int = 8 * 1024 * 1024
     """Bytes of results kept for one session; beyond it the client must acknowledge some before it is served again."""
+    checkpoint_ops: int = 10_000
+    """After so many ops an image of the state is made, and the log before the last image but one is cut off. This and the
+    next two must be the same on all replicas."""
+    checkpoint_bytes: int = 16 * 1024 * 1024
+    """Or after so many bytes of entries."""
+    checkpoint_step: int = 100
+    """Images are made at multiples of this op only, so that all replicas make the same ones, whatever their batches."""
+    max_unsynced: int = 1000
+    """Records that may wait for a slow disk; then a backup takes no more entries, and a primary no more requests."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -97,6 +107,31 @@ class Settings:
         return max(1, math.ceil(seconds / self.heartbeat - 1e-9))
 
 
+class Image(Protocol):
+    """A picture of a state machine's state. It never changes, and can be used in any thread."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its bytes, in pieces of bounded size. Equal states give equal bytes."""
+        ...
+
+    def digest(self, budget: int) -> bytes | None:
+        """A digest: equal states give equal ones. Does work for about `budget` nodes, and returns None if that is not all;
+        the next call goes on from there."""
+        ...
+
+
+class Loader(Protocol):
+    """Takes the bytes of an `Image`, cut anywhere. Raises `ValueError` if they are none."""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes; the work is bounded by their number."""
+        ...
+
+    def finish(self) -> None:
+        """That was all: from now on the state machine has that state."""
+        ...
+
+
 class StateMachine(Protocol):
     """What a group replicates. All replicas start with equal ones."""
 
@@ -108,6 +143,18 @@ class StateMachine(Protocol):
         """
         ...
 
+    def read(self, operation: bytes) -> bytes:
+        """Answer a question about the state without changing it. It never raises, either."""
+        ...
+
     def digest(self) -> bytes:
         """A digest of the whole state: equal states give equal digests."""
+        ...
+
+    def image(self) -> Image:
+        """A picture of the state as it is now, made at once, whatever its size."""
+        ...
+
+    def loader(self) -> Loader:
+        """What replaces the state by that of an image, when it is finished."""
         ...

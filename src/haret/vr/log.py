@@ -16,10 +16,20 @@ def entry_size(entry: Entry) -> int:
     return ENTRY_OVERHEAD + len(entry.operation) if isinstance(entry, Request) else ENTRY_OVERHEAD
 
 
+def first_batch(entries: Sequence[Entry], max_bytes: int) -> tuple[Entry, ...]:
+    """As many of the first entries as fit: at least one, if there is one."""
+    room = max_bytes
+    for count, entry in enumerate(entries):
+        room -= entry_size(entry)
+        if room < 0:
+            return tuple(entries[: max(1, count)])
+    return tuple(entries)
+
+
 class Log:
     """Entries of consecutive ops, from `start` + 1 to `op`. No caller ever computes a list index.
 
-    The only places where a replica's log changes are the three methods `append`, `extend` and `replace_after`.
+    The only places where a replica's log changes are the three methods `extend`, `replace_after` and `truncate`.
     """
 
     __slots__ = ("_entries", "op", "start")
@@ -30,12 +40,6 @@ class Log:
         self.op = start
         """The newest op."""
         self._entries: list[Entry] = []
-
-    def append(self, entry: Entry) -> int:
-        """Add one entry; returns its op."""
-        self._entries.append(entry)
-        self.op += 1
-        return self.op
 
     def extend(self, first: int, entries: Sequence[Entry]) -> None:
         """Add the entries of ops `first`, `first` + 1, ..., which must follow the newest one."""
@@ -50,20 +54,21 @@ class Log:
         self._entries.extend(entries)
         self.op = op + len(entries)
 
+    def truncate(self, upto: int) -> None:
+        """Forget the entries up to `upto`: an image has their effects."""
+        if upto > self.start:
+            check(upto <= self.op, "only entries that the log holds are cut off")
+            del self._entries[: upto - self.start]
+            self.start = upto
+
     def slice(self, after: int, last: int) -> list[Entry]:
         """The entries of ops `after` + 1 to `last`."""
         check(self.start <= after <= last <= self.op, "only entries that the log holds are read")
         return self._entries[after - self.start : last - self.start]
 
-    def batch(self, after: int, max_entries: int, max_bytes: int) -> tuple[Entry, ...]:
-        """As many entries after `after` as the limits allow: at least one, if there is one."""
-        entries = self.slice(after, min(self.op, after + max_entries))
-        room = max_bytes
-        for count, entry in enumerate(entries):
-            room -= entry_size(entry)
-            if room < 0:
-                return tuple(entries[: max(1, count)])
-        return tuple(entries)
+    def batch(self, after: int, last: int, max_entries: int, max_bytes: int) -> tuple[Entry, ...]:
+        """As many entries after `after`, up to `last`, as the limits allow: at least one, if there is one."""
+        return first_batch(self.slice(after, min(last, after + max_entries)), max_bytes)
 
     def holds(self, after: int) -> bool:
         """Whether the entries after `after` can be read: none of them was cut off, and `after` exists."""

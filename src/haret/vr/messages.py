@@ -12,7 +12,7 @@ Who sends what:
                           GetState, NewState, ImagePart, Recovery, RecoveryResponse, Forgotten, Checkpoint,
                           NewEpoch, EpochStarted
     anybody -> replica    GetReplicaState, answered with ReplicaState
-    replica -> observer   ViewChanged
+    replica -> observer   ViewChanged, Retired, Halted
 
 A reply goes to the sender of its request and carries the request's correlation id. An *op* is the number of an entry
 in the log of a group: 1, 2, 3, ...; 0 stands for "none yet". The replica that sent a message between replicas is known
@@ -574,3 +574,23 @@ class ViewChanged:
     """Its view."""
     primary: Pid
     """The primary of that view."""
+
+
+@message(tag="vr.retired")
+class Retired:
+    """To the observer of a replica that is no member any more: the others don't need it any longer (section 7.1)."""
+
+    pid: Pid
+    """The replica's."""
+    epoch: int
+    """The epoch in which it is no member."""
+
+
+@message(tag="vr.halted")
+class Halted:
+    """To the observer of a replica: it stands still, because its state is not that of the others."""
+
+    pid: Pid
+    """The replica's."""
+    reason: str
+    """What was found, in a sentence."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rabble_trio import Pid
 
 from .messages import DoViewChange
 
 
-def acknowledged(acked: Iterable[int], others: int) -> int:
-    """The highest op that at least `others` of the backups have acknowledged (section 4.1; acks are cumulative).
+def acknowledged(acked: Iterable[int], quorum: int) -> int:
+    """The highest op that at least `quorum` of the replicas, the primary among them, hold (section 4.1).
 
-    `others` is the quorum without the primary, which holds everything. The paper says f, which is the same only for
-    K = 2f + 1: with K = 4 and f = 1 it would commit on two copies.
+    Acknowledgements are cumulative. The paper speaks of f of the others, which is the same only for K = 2f + 1: with
+    K = 4 and f = 1 it would commit on two copies.
     """
-    return sorted(acked, reverse=True)[others - 1]
+    return sorted(acked, reverse=True)[quorum - 1]
 
 
 class Wishes:
@@ -63,8 +63,15 @@ class Votes:
         self._votes: dict[Pid, DoViewChange] = {}
 
     def add(self, sender: Pid, vote: DoViewChange) -> None:
-        """Count a vote; a repeated one counts once."""
-        self._votes.setdefault(sender, vote)
+        """Count a vote; a repeated one counts once, and one of a newer incarnation in place of the older one's."""
+        known = self._votes.get(sender)
+        if known is None or vote.incarnation > known.incarnation:
+            self._votes[sender] = vote
+
+    def drop_older(self, known: Mapping[Pid, int]) -> None:
+        """Votes of incarnations that a newer one is known of don't count: it may not remember what they promised."""
+        for pid in [pid for pid, vote in self._votes.items() if vote.incarnation < known.get(pid, 0)]:
+            del self._votes[pid]
 
     def __len__(self) -> int:
         return len(self._votes)

@@ -6,11 +6,12 @@ that goes wrong, and not only at its end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from random import Random
 from typing import Any
 
+import msgpack
 import pytest
 
 from haret.vr import Configuration, Replica, Settings
@@ -30,10 +31,10 @@ from haret.vr.messages import (
     StartView,
     StartViewChange,
 )
-from rabble_trio import CorrelationId, Envelope, NodeId, Outbox, Pid, StartTimer, Timeout
+from rabble_trio import CorrelationId, Envelope, NodeId, Outbox, Persist, Persisted, Pid, Snapshot, StartTimer, Timeout
 
 NODE = NodeId("n", "127.0.0.1:5000")
-PEER = (Prepare, PrepareOK, Commit, StartViewChange, DoViewChange, StartView, GetState, NewState)
+PEER = (Prepare, PrepareOK, Commit, StartViewChange, DoViewChange, StartView, NewState)
 
 
 class Recorder:
@@ -49,8 +50,49 @@ class Recorder:
         self._digest = sha256(self._digest + b"%d:" % op + operation).digest()
         return b"%d. %s" % (len(self.applied), operation)
 
+    def read(self, operation: bytes) -> bytes:
+        return b"%d: %s" % (len(self.applied), operation)
+
     def digest(self) -> bytes:
         return self._digest
+
+    def image(self) -> Picture:
+        return Picture(tuple(self.applied), self._digest)
+
+    def loader(self) -> PictureLoader:
+        return PictureLoader(self)
+
+
+class Picture:
+    """A `haret.vr.configuration.Image` of a recorder."""
+
+    def __init__(self, applied: tuple[tuple[int, bytes], ...], digest: bytes) -> None:
+        self.applied = applied
+        self._digest = digest
+
+    def chunks(self) -> Iterator[bytes]:
+        for one in self.applied:
+            yield msgpack.packb(one)
+
+    def digest(self, budget: int) -> bytes | None:
+        return self._digest
+
+
+class PictureLoader:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._unpacker = msgpack.Unpacker(use_list=False)
+        self._applied: list[tuple[int, bytes]] = []
+
+    def feed(self, chunk: bytes) -> None:
+        self._unpacker.feed(chunk)
+        self._applied += self._unpacker
+
+    def finish(self) -> None:
+        recorder = self._recorder
+        recorder.applied, recorder._digest = [], b""
+        for op, operation in self._applied:
+            recorder.apply(op, operation)
 
 
 class Checker:
@@ -142,7 +184,8 @@ class Checker:
 class Network:
     """A group and the envelopes under way. Replicas are called 0, 1, 2: replica v % K is primary of view v."""
 
-    def __init__(self, size: int = 3, seed: int = 0, **settings: Any) -> None:
+    def __init__(self, size: int = 3, seed: int = 0, durable: bool = True, **settings: Any) -> None:
+        self.durable = durable
         self.random = Random(seed)
         self.pids = tuple(Pid(f"r{i}", NODE) for i in range(size))
         self.client = Pid("client", NODE)
@@ -161,20 +204,30 @@ class Network:
         self.checker = Checker(self)
         self.forged = False
         """Whether the test writes messages of replicas itself, so that the invariants of a group need not hold."""
+        self.journals: dict[Pid, tuple[bytes | None, list[bytes]]] = {}
+        """What is durable of each replica: the disk is as quick as the step."""
+        self.persisted: dict[Pid, int] = {}
+        self.incarnations: dict[Pid, int] = {}
         for i in range(size):
             self._start(i, fresh=True)
 
     def _start(self, i: int, fresh: bool) -> None:
         pid = self.pids[i]
+        self.persisted[pid] = 0
+        self.incarnations[pid] = self.incarnations.get(pid, 0) + 1
         replica = Replica(
             self.configuration,
             Recorder(),
             Random(self.random.getrandbits(32)),
             self.settings,
             fresh=fresh,
+            incarnation=self.incarnations[pid],
             observer=self.observer,
+            durable=self.durable,
         )
         self.replicas[pid] = replica
+        if pid in self.journals:
+            replica.restore(*self.journals[pid])
         self._run(replica, lambda output: replica.init(pid, output), pid)
 
     # --- Looking ---
@@ -226,6 +279,22 @@ class Network:
                     self.flying.append(envelope)
             else:
                 self.inbox.append(envelope)
+        self._sync(replica, output, pid)
+
+    def _sync(self, replica: Replica, output: Outbox, pid: Pid) -> None:
+        snapshot, records = self.journals.get(pid, (None, []))
+        count = self.persisted[pid]
+        for effect in output.effects:
+            if isinstance(effect, Persist):
+                records.append(effect.record)
+                self.persisted[pid] += 1
+            elif isinstance(effect, Snapshot):
+                snapshot, records = effect.encode(), []
+        if len(output.effects) > len(output.envelopes):
+            self.journals[pid] = (snapshot, records)
+        if self.persisted[pid] > count and self.replicas.get(pid) is replica:
+            done = Persisted(self.persisted[pid])
+            self._run(replica, lambda output: replica.handle(done, pid, None, output), pid)
 
     def give(self, i: int, message: Any, sender: Pid | None = None, cid: CorrelationId | None = None) -> None:
         """Replica i receives a message now."""
@@ -286,7 +355,12 @@ class Network:
         self.lose(to=i)
 
     def crash(self, i: int) -> None:
-        """Replica i loses its memory and is started again by its supervisor."""
+        """Replica i loses its memory and its disk, and is started again by its supervisor."""
+        self.journals.pop(self.pids[i], None)
+        self.restart(i)
+
+    def restart(self, i: int) -> None:
+        """Replica i crashes, and is started again with its journal."""
         self.checker.forget(self.pids[i])
         self._start(i, fresh=False)
 

@@ -7,11 +7,19 @@ Rules:
 2. Everything the log holds is acknowledged, cumulatively. A `Prepare` that is known already is acknowledged again, and
    its commit number still counts; so the loss of any one message is made good by the next one.
 3. Only the primary of this view is obeyed. Committed entries are executed in order, without replying.
+4. An acknowledgement leaves when what it acknowledges is durable. If the disk is slower than the primary, a backup takes
+   no more; the others go on without it, and it catches up later.
+5. A backup that was restarted, and whose primary remembers more acknowledgements than it has entries, has lost some of
+   its disk without noticing. It gives up its memory, and recovers.
 
 | message          | what it does                                                                         |
 |------------------|--------------------------------------------------------------------------------------|
 | Prepare, Commit, StartView | this view: rules 1 to 3; a later one: state transfer; an older one: dropped |
 | NewState         | fills the gap, if it answers the outstanding question                                |
+| ImagePart        | the gap is too old: state transfer, for an image                                     |
+| ConfirmView      | confirmed                                                                            |
+| Forgotten        | rule 5                                                                               |
+| Recovery         | answered; of the primary: wish for another view                                      |
 | GetState         | answered, if it is about this view                                                   |
 | StartViewChange  | counted as a wish; of one who has entered a later view: follow                       |
 | DoViewChange     | of a later view: join it                                                             |
@@ -25,37 +33,63 @@ from typing import ClassVar
 from rabble_trio import CorrelationId, Outbox, Pid
 
 from ..context import Context
-from ..messages import Commit, DoViewChange, Entry, GetState, NewState, Prepare, PrepareOK, StartView
+from ..messages import (
+    Commit,
+    ConfirmView,
+    DoViewChange,
+    Entry,
+    Forgotten,
+    GetState,
+    ImagePart,
+    NewState,
+    Prepare,
+    PrepareOK,
+    Recovery,
+    StartView,
+    ViewConfirmed,
+)
 from ..transfer import Question
-from .base import Transition
-from .waiting import Waiting
+from .base import ToEpoch, ToRecovering, ToStateTransfer, Transition
+from .waiting import Normal
 
 
-class Backup(Waiting):
+class Backup(Normal):
     """Status normal, and not primary of the view."""
 
     status: ClassVar[str] = "normal"
 
-    __slots__ = ("_gap", "_leader")
+    __slots__ = ("_commit", "_gap", "_leader")
 
     def __init__(self, ctx: Context, commit: int) -> None:
         super().__init__(ctx)
         self._leader = ctx.configuration.primary(ctx.view)
         self._gap: Question | None = None
-        ctx.execute_to(commit)
+        self._commit = commit
         self.handlers |= {
             Prepare: self.on_prepare,
             Commit: self.on_commit,
             StartView: self.on_start_view,
             NewState: self.on_new_state,
+            ImagePart: self.on_image_part,
             GetState: self.on_get_state,
             DoViewChange: self.on_later_vote,
+            ConfirmView: self.on_confirm_view,
+            Forgotten: self.on_forgotten,
+            Recovery: self.on_recovery,
         }
 
     def enter(self, output: Outbox) -> Transition | None:
         self.ctx.announce(output)
         self._acknowledge(output)
-        return None
+        return self._execute(self._commit, output)
+
+    def _execute(self, commit: int, output: Outbox) -> Transition | None:
+        ctx = self.ctx
+        if commit <= ctx.commit:
+            return None
+        epoch = ctx.epoch
+        ctx.execute_to(commit, output)
+        return ToEpoch() if ctx.epoch != epoch else None
 
     def tick(self, output: Outbox) -> Transition | None:
         if self.silence == 0:
@@ -79,22 +113,21 @@ class Backup(Waiting):
 
     def _acknowledge(self, output: Outbox) -> None:
         ctx = self.ctx
-        output.send(self._leader, PrepareOK(ctx.epoch, ctx.view, ctx.log.op))
+        output.send(self._leader, PrepareOK(ctx.epoch, ctx.view, ctx.log.op, ctx.incarnation))
 
     def on_prepare(self, message: Prepare, sender: Pid, cid: CorrelationId | None, output: Outbox) -> Transition | None:
         """Section 4.1, steps 4 and 7."""
         if not self._obeys(message.view, sender):
             return self.on_later_view(message, sender, cid, output)
         ctx, first = self.ctx, message.first
-        log = ctx.log
-        if first <= log.op + 1:
-            self._append_new(first, message.entries)
+        if ctx.unsynced > ctx.settings.max_unsynced:
+            ctx.count("dropped_disk_slow")
+        elif first <= ctx.log.op + 1:
+            self._append_new(first, message.entries, output)
             self._acknowledge(output)
         else:
             self._ask(output)
-        if message.commit > ctx.commit:
-            ctx.execute_to(message.commit)
-        return None
+        return self._execute(message.commit, output)
 
     def on_commit(self, message: Commit, sender: Pid, cid: CorrelationId | None, output: Outbox) -> Transition | None:
         """The primary lives. What it has and this replica has not was lost on the way."""
@@ -104,8 +137,7 @@ class Backup(Waiting):
             self._ask(output)
         if message.op > message.commit:
             self._acknowledge(output)
-        self.ctx.execute_to(message.commit)
-        return None
+        return self._execute(message.commit, output)
 
     def on_start_view(
         self, message: StartView, sender: Pid, cid: CorrelationId | None, output: Outbox
@@ -118,11 +150,10 @@ class Backup(Waiting):
 
     # --- Filling a gap ---
 
-    def _append_new(self, first: int, entries: tuple[Entry, ...]) -> None:
-        log = self.ctx.log
-        known = log.op + 1 - first
+    def _append_new(self, first: int, entries: tuple[Entry, ...], output: Outbox) -> None:
+        known = self.ctx.log.op + 1 - first
         if known < len(entries):
-            log.extend(log.op + 1, entries[known:] if known else entries)
+            self.ctx.append(entries[known:] if known else entries, output)
 
     def _ask(self, output: Outbox) -> None:
         ctx = self.ctx
@@ -131,16 +162,58 @@ class Backup(Waiting):
             others = tuple(peer for peer in ctx.peers if peer != self._leader)
             self._gap = Question(ctx, ctx.view, ctx.view, ctx.log.op, (self._leader, *others), output)
 
-    def on_new_state(self, message: NewState, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
+    def on_new_state(
+        self, message: NewState, sender: Pid, cid: CorrelationId | None, output: Outbox
+    ) -> Transition | None:
         """Section 5.2, the same view. What arrived meanwhile otherwise is skipped; it is the same."""
         ctx, gap = self.ctx, self._gap
         if gap is None or not gap.answered_by(message):
             ctx.count("dropped_stale_new_state")
-            return
-        self._append_new(message.first, message.entries)
+            return None
+        self._append_new(message.first, message.entries, output)
         self._acknowledge(output)
-        ctx.execute_to(message.commit)
         if message.op > ctx.log.op:
             gap.ask(ctx.view, ctx.view, ctx.log.op, output)
         else:
             self._gap = None
+        return self._execute(message.commit, output)
+
+    def on_image_part(
+        self, message: ImagePart, sender: Pid, cid: CorrelationId | None, output: Outbox
+    ) -> Transition | None:
+        """The entries that are missing were cut off everywhere."""
+        ctx, gap = self.ctx, self._gap
+        if gap is None or not gap.answered_by(message) or message.image <= ctx.log.op:
+            ctx.count("dropped_image_part")
+            return None
+        return ToStateTransfer(ctx.view, sender, ctx.log.op, None)
+
+    # --- Confirming, recovering ---
+
+    def on_confirm_view(self, message: ConfirmView, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
+        """The primary wants to answer reads."""
+        ctx = self.ctx
+        if self._obeys(message.view, sender):
+            ctx.send(sender, ViewConfirmed(ctx.epoch, ctx.view, message.round, ctx.incarnation), output)
+        else:
+            ctx.count("dropped_older_view")
+
+    def on_forgotten(
+        self, message: Forgotten, sender: Pid, cid: CorrelationId | None, output: Outbox
+    ) -> Transition | None:
+        """Rule 5."""
+        ctx = self.ctx
+        if message.view == ctx.view and sender == self._leader and message.op > ctx.log.op:
+            return ToRecovering()
+        ctx.count("dropped_forgotten")
+        return None
+
+    def on_recovery(
+        self, message: Recovery, sender: Pid, cid: CorrelationId | None, output: Outbox
+    ) -> Transition | None:
+        """Section 4.3. If it is the primary that has lost its memory, there is no use in waiting for it."""
+        self.respond(message, sender, output)
+        if sender == self._leader:
+            self.silence = max(self.silence, self.patience - 1)
+            return self.wait(output)
+        return None

@@ -1,13 +1,20 @@
 """What all states share: how a state handles a message, and how it names its successor.
 
-    recovering                                       (made without memory: silent for ever)
-
-    view 0 begins --> Primary or Backup
+    view 0 begins                               -->                   Primary or Backup
+    restarted, with its log                     -->                   Backup, or ViewChange
+    restarted, without                          -->                   Recovering
+    new in the group                            -->                   CatchUp
 
     Primary, Backup, StateTransfer, ViewChange  --ToViewChange-->     ViewChange
     Primary, Backup, StateTransfer, ViewChange  --ToStateTransfer-->  StateTransfer
     StateTransfer                               --ToBackup-->         Backup
     ViewChange                                  --ToPrimary-->        Primary
+    Recovering                                  --ToBackup-->         Backup
+    Recovering                                  --ToViewChange-->     ViewChange
+    Backup                                      --ToRecovering-->     Recovering
+    any                                         --ToCatchUp-->        CatchUp        a later epoch was heard of
+    any                                         --ToEpoch-->          Primary, Backup or Leaving
+    any                                         --ToStopped-->        Stopped
 
 A handler returns the transition to make, or None to stay. Transitions are data, so that no state needs to import
 another. A message that a state has no handler for is dropped and counted.
@@ -22,6 +29,8 @@ from rabble_trio import CorrelationId, Outbox, Pid
 
 from ..context import Context
 from ..messages import (
+    ANY_VIEW,
+    Behind,
     CloseSession,
     Commit,
     DoViewChange,
@@ -29,7 +38,11 @@ from ..messages import (
     NotPrimary,
     OpenSession,
     Prepare,
+    Read,
+    ReadReply,
+    Reconfigure,
     Request,
+    StaleRead,
     StartView,
 )
 from ..transfer import answer
@@ -73,7 +86,29 @@ class ToPrimary(NamedTuple):
     """The highest commit number among the votes."""
 
 
-Transition = ToViewChange | ToStateTransfer | ToBackup | ToPrimary
+class ToRecovering(NamedTuple):
+    """The log has turned out to be incomplete."""
+
+
+class ToCatchUp(NamedTuple):
+    """There is a later epoch: fetch what led to it."""
+
+    responders: tuple[Pid, ...]
+    """Whom to ask."""
+
+
+class ToEpoch(NamedTuple):
+    """The last entry of the epoch was executed: take part in the next one, or leave."""
+
+
+class ToStopped(NamedTuple):
+    """Stand still."""
+
+    reason: str
+    """Why."""
+
+
+Transition = ToViewChange | ToStateTransfer | ToBackup | ToPrimary | ToRecovering | ToCatchUp | ToEpoch | ToStopped
 Handler = Callable[[Any, Pid, CorrelationId | None, Outbox], Transition | None]
 
 
@@ -91,6 +126,9 @@ class State:
             OpenSession: self.on_client,
             CloseSession: self.on_client,
             Request: self.on_client,
+            Read: self.on_client,
+            Reconfigure: self.on_client,
+            StaleRead: self.on_stale_read,
         }
 
     def enter(self, output: Outbox) -> Transition | None:
@@ -104,18 +142,34 @@ class State:
         """Called every heartbeat."""
         return None
 
+    def on_persisted(self, output: Outbox) -> Transition | None:
+        """More of the journal is durable."""
+        return None
+
     def primary(self) -> Pid | None:
         """Whom to send clients to, if it is known."""
         return None
 
     def on_client(self, message: Any, sender: Pid, cid: CorrelationId | None, output: Outbox) -> Transition | None:
         """A client's message reached a replica that is not primary: tell it who is."""
-        output.send(sender, NotPrimary(self.ctx.epoch, self.ctx.view, self.primary()), cid)
+        self.ctx.send(sender, NotPrimary(self.ctx.epoch, self.ctx.view, self.primary()), output, cid)
+        return None
+
+    def on_stale_read(
+        self, message: StaleRead, sender: Pid, cid: CorrelationId | None, output: Outbox
+    ) -> Transition | None:
+        """A client wants to know something, and takes the answer of any replica that is not too old (section 6.3.2)."""
+        ctx = self.ctx
+        if ctx.commit < message.least:
+            ctx.send(sender, Behind(ctx.commit), output, cid)
+        else:
+            result = ctx.machine.read(message.operation)
+            ctx.send(sender, ReadReply(ctx.commit, ctx.epoch, ctx.view, result), output, cid)
         return None
 
     def on_get_state(self, message: GetState, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
-        """A normal replica answers questions about the log of its view (section 5.2)."""
-        if message.view == message.log_view == self.ctx.view:
+        """A normal replica answers questions about the log of its view (section 5.2), and about committed entries."""
+        if message.view == ANY_VIEW or message.view == message.log_view == self.ctx.view:
             answer(self.ctx, message, sender, output)
         else:
             self.ctx.count("dropped_get_state_other_view")

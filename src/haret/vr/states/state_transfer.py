@@ -11,7 +11,7 @@ Rules:
 
 | message          | what it does                                                                |
 |------------------|-----------------------------------------------------------------------------|
-| NewState         | a piece, if it answers the outstanding question; the last one: become backup |
+| NewState, ImagePart | a piece, if it answers the outstanding question; the last: become backup |
 | Prepare, Commit, StartView | the same view: its primary lives; a later one: start over; older: dropped |
 | StartViewChange  | counted as a wish; of one who has entered a later view: follow              |
 | DoViewChange     | of a later view: join it                                                    |
@@ -26,7 +26,7 @@ from typing import ClassVar
 from rabble_trio import CorrelationId, Outbox, Pid
 
 from ..context import Context
-from ..messages import Commit, DoViewChange, NewState, Prepare, StartView
+from ..messages import Commit, DoViewChange, ImagePart, NewState, Prepare, StartView
 from ..transfer import Collection
 from .base import ToBackup, ToViewChange, Transition
 from .waiting import Waiting
@@ -52,14 +52,18 @@ class StateTransfer(Waiting):
             Commit: self.on_begun,
             StartView: self.on_begun,
             NewState: self.on_new_state,
+            ImagePart: self.on_new_state,
             DoViewChange: self.on_do_view_change,
         }
 
     def enter(self, output: Outbox) -> Transition | None:
+        self._collect(output)
+        return self._finish(output)
+
+    def _collect(self, output: Outbox) -> None:
         ctx, first = self.ctx, self._responder
         responders = (first, *(peer for peer in ctx.peers if peer != first))
         self._collection = Collection(ctx, self._view, self._view, self._after, self._target, responders, output)
-        return self._finish()
 
     def tick(self, output: Outbox) -> Transition | None:
         self._collection.tick(output)
@@ -69,18 +73,20 @@ class StateTransfer(Waiting):
         return self._view
 
     def on_new_state(
-        self, message: NewState, sender: Pid, cid: CorrelationId | None, output: Outbox
+        self, message: NewState | ImagePart, sender: Pid, cid: CorrelationId | None, output: Outbox
     ) -> Transition | None:
         """A piece of the log of the new view."""
         if self._collection.accept(message, output):
             self.heard()
-        return self._finish()
+        return self._finish(output)
 
-    def _finish(self) -> Transition | None:
+    def _finish(self, output: Outbox) -> Transition | None:
         collection = self._collection
         if not collection.complete:
             return None
-        self.ctx.install(self._view, collection.after, collection.entries)
+        if not collection.install(self._view, output):
+            self._collect(output)
+            return None
         return ToBackup(collection.commit)
 
     def on_begun(

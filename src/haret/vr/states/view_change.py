@@ -15,7 +15,7 @@ Rules:
 | DoViewChange     | this view: a vote, if this replica is its primary; a later view: join that            |
 | StartView, Prepare, Commit | this view or a later one has begun: state transfer; older: dropped          |
 | GetState         | answered for the primary of this view, about the log that this replica voted with     |
-| NewState         | a piece of the chosen log, if it answers the outstanding question                     |
+| NewState, ImagePart | a piece of the chosen log, if it answers the outstanding question                  |
 | StartViewChange  | counted as a wish; of one who has entered a later view: follow                        |
 | of a client      | answered with `NotPrimary`, naming nobody                                             |
 """
@@ -27,7 +27,7 @@ from typing import ClassVar
 from rabble_trio import CorrelationId, Outbox, Pid
 
 from ..context import Context
-from ..messages import Commit, DoViewChange, GetState, NewState, Prepare, StartView
+from ..messages import ANY_VIEW, Commit, DoViewChange, GetState, ImagePart, NewState, Prepare, StartView
 from ..quorum import Votes
 from ..transfer import Collection, answer
 from ..violation import check
@@ -40,11 +40,11 @@ class ViewChange(Waiting):
 
     status: ClassVar[str] = "view-change"
 
-    __slots__ = ("_age", "_chosen", "_leader", "_votes")
+    __slots__ = ("_age", "_chosen", "_leader", "_view", "_votes")
 
     def __init__(self, ctx: Context, view: int, sender: Pid | None, vote: DoViewChange | None) -> None:
         super().__init__(ctx)
-        ctx.enter_view_change(view)
+        self._view = view
         self._leader = ctx.configuration.primary(view)
         self._age = 0
         self._votes = Votes()
@@ -58,9 +58,13 @@ class ViewChange(Waiting):
             StartView: self.on_begun,
             GetState: self.on_get_state,
             NewState: self.on_new_state,
+            ImagePart: self.on_new_state,
         }
 
     def enter(self, output: Outbox) -> Transition | None:
+        if self._view > self.ctx.view:
+            self.ctx.enter_view_change(self._view, output)
+        # Else it was entered before, and the replica was restarted meanwhile: its log is that of its vote.
         self.send_wish(output)
         if self._leader != self.ctx.pid:
             output.send(self._leader, self._vote())
@@ -81,7 +85,15 @@ class ViewChange(Waiting):
 
     def _vote(self) -> DoViewChange:
         ctx = self.ctx
-        return DoViewChange(ctx.epoch, ctx.view, ctx.last_normal_view, ctx.log.op, ctx.commit)
+        return DoViewChange(
+            ctx.epoch,
+            ctx.view,
+            ctx.last_normal_view,
+            ctx.log.op,
+            ctx.commit,
+            ctx.incarnation,
+            ctx.known_incarnations(),
+        )
 
     def on_do_view_change(
         self, message: DoViewChange, sender: Pid, cid: CorrelationId | None, output: Outbox
@@ -90,13 +102,17 @@ class ViewChange(Waiting):
         if message.view != self.ctx.view:
             return self.on_later_vote(message, sender, cid, output)
         if self._leader == self.ctx.pid:
+            self.ctx.learn_incarnations(message.known, output)
             self._votes.add(sender, message)
             return self._choose(output)
         return None
 
     def _choose(self, output: Outbox) -> Transition | None:
         ctx, votes = self.ctx, self._votes
-        if self._chosen is not None or len(votes) < ctx.quorum:
+        # A vote of an incarnation that has lost its memory since is worth nothing (defect D2), whoever knows of it.
+        votes.drop_older(ctx.known)
+        # One's own vote counts when the promise is durable.
+        if self._chosen is not None or not ctx.settled or len(votes) < ctx.quorum:
             return None
         owner, best = votes.best(ctx.pid)
         check(best.op >= votes.commit(), "the best log among a quorum holds everything that is committed")
@@ -105,22 +121,28 @@ class ViewChange(Waiting):
         same = best.last_normal_view == ctx.last_normal_view
         after = ctx.log.op if same else ctx.commit
         self._chosen = Collection(ctx, ctx.view, best.last_normal_view, after, best.op, (owner,), output)
-        return self._begin()
+        return self._begin(output)
+
+    def on_persisted(self, output: Outbox) -> Transition | None:
+        """One's own vote is durable."""
+        return self._choose(output) if self._leader == self.ctx.pid else None
 
     def on_new_state(
-        self, message: NewState, sender: Pid, cid: CorrelationId | None, output: Outbox
+        self, message: NewState | ImagePart, sender: Pid, cid: CorrelationId | None, output: Outbox
     ) -> Transition | None:
         """A piece of the best log."""
         if self._chosen is not None and self._chosen.accept(message, output):
             self.silence = 0
-            return self._begin()
+            return self._begin(output)
         return None
 
-    def _begin(self) -> Transition | None:
+    def _begin(self, output: Outbox) -> Transition | None:
         chosen = self._chosen
         if chosen is None or not chosen.complete:
             return None
-        self.ctx.install(chosen.view, chosen.after, chosen.entries)
+        if not chosen.install(chosen.view, output):
+            self._chosen = None
+            return self._choose(output)
         return ToPrimary(chosen.log_view, self._votes.commit())
 
     def on_begun(
@@ -134,7 +156,8 @@ class ViewChange(Waiting):
     def on_get_state(self, message: GetState, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
         """The new primary chose this replica's log."""
         ctx = self.ctx
-        if message.view == ctx.view and message.log_view == ctx.last_normal_view and sender == self._leader:
+        voted = message.view == ctx.view and message.log_view == ctx.last_normal_view and sender == self._leader
+        if voted or message.view == ANY_VIEW:
             answer(ctx, message, sender, output)
         else:
             ctx.count("dropped_get_state_other_view")

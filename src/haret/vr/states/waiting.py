@@ -17,7 +17,7 @@ from __future__ import annotations
 from rabble_trio import CorrelationId, Outbox, Pid
 
 from ..context import Context
-from ..messages import StartViewChange
+from ..messages import Recovery, RecoveryResponse, StartViewChange
 from .base import State, ToViewChange, Transition
 
 
@@ -63,7 +63,8 @@ class Waiting(State):
     def send_wish(self, output: Outbox) -> None:
         """Tell all which view this replica is in, and which one it wishes for."""
         ctx = self.ctx
-        ctx.broadcast(StartViewChange(ctx.epoch, max(ctx.wishes.mine, ctx.view), ctx.view), output)
+        wish = StartViewChange(ctx.epoch, max(ctx.wishes.mine, ctx.view), ctx.view, ctx.incarnation)
+        ctx.broadcast(wish, output)
 
     def decide(self) -> Transition | None:
         """Enter the view that a quorum wishes for."""
@@ -88,3 +89,17 @@ class Waiting(State):
                 self.send_wish(output)
             return self.decide()
         return None
+
+
+class Normal(Waiting):
+    """A state in which a replica has the log of its view."""
+
+    __slots__ = ()
+
+    def respond(self, message: Recovery, sender: Pid, output: Outbox) -> None:
+        """Tell one that has lost its memory what it needs to know (section 4.3)."""
+        ctx = self.ctx
+        op = ctx.log.op if ctx.is_primary(ctx.view) else -1
+        # This promises not to take anything more from earlier incarnations of the sender, so it waits for the disk.
+        known = ctx.known_incarnations()
+        output.send(sender, RecoveryResponse(ctx.epoch, ctx.view, message.nonce, op, known, ctx.incarnation))

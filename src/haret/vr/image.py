@@ -1,0 +1,219 @@
+"""Images of the whole replicated state at one op: made without stopping work, sent in parts, read piece by piece.
+
+All replicas make an image at the same ops (`Context.executed`), and equal states give equal bytes, so the parts of one
+may come from several replicas (section 5.1). The bytes, cut every `IMAGE_PART` without regard to what is in them:
+
+    image   = head session* machine
+    head    = ImageHead
+    session = ImageSession ImageResult*           in the order of their last use
+    machine = ImageMachine bytes...               what the state machine makes of itself
+
+Each message has its length before it, 4 bytes. The state machine's bytes go on to the end.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any, Final
+
+from rabble_trio import Pid, decode, encode, message
+
+from .client_table import SessionImage
+from .configuration import Image, StateMachine
+from .messages import IMAGE_PART
+
+_LENGTH: Final = struct.Struct(">I")
+_MAX_PIECE: Final = 2**20
+"""Bytes of one message in an image: a result and a bit around it."""
+
+
+@message(tag="vr.image.head")
+class ImageHead:
+    """The beginning of an image."""
+
+    op: int
+    """The image includes the effects of this op and all before it."""
+    epoch: int
+    """The epoch after it."""
+    replicas: tuple[Pid, ...]
+    """The members of that epoch."""
+    epoch_start: int
+    """The last op of the epoch before."""
+
+
+@message(tag="vr.image.session")
+class ImageSession:
+    """A session of the client table."""
+
+    number: int
+    """Its number."""
+    client: bytes
+    """The client's random bytes."""
+    lowest: int
+    """The lowest number whose result is kept."""
+
+
+@message(tag="vr.image.result")
+class ImageResult:
+    """A result of the session before."""
+
+    number: int
+    """The request's number."""
+    op: int
+    """The op at which it was executed."""
+    result: bytes
+    """What the state machine returned."""
+
+
+@message(tag="vr.image.machine")
+class ImageMachine:
+    """What follows are the bytes of the state machine."""
+
+
+class StateImage:
+    """The state of a replica after an op. Nothing of it ever changes, so it can be used in any thread."""
+
+    __slots__ = ("_machine", "_sessions", "head")
+
+    def __init__(self, head: ImageHead, sessions: tuple[SessionImage, ...], machine: Image) -> None:
+        self.head = head
+        self._sessions = sessions
+        self._machine = machine
+
+    @property
+    def op(self) -> int:
+        """The op whose effects it includes, and all before."""
+        return self.head.op
+
+    def digest(self, budget: int) -> bytes | None:
+        """A digest of the state, or None as long as there is more to do than `budget` allows in one call."""
+        machine = self._machine.digest(budget)
+        if machine is None:
+            return None
+        return sha256(repr(self._sessions).encode() + machine).digest()
+
+    def parts(self) -> Iterator[bytes]:
+        """Its bytes, in parts of `IMAGE_PART`; the last one is shorter, and may be empty."""
+        waiting = bytearray()
+        for piece in self._pieces():
+            waiting += piece
+            while len(waiting) > IMAGE_PART:
+                yield bytes(waiting[:IMAGE_PART])
+                del waiting[:IMAGE_PART]
+        yield bytes(waiting)
+
+    def _pieces(self) -> Iterator[bytes]:
+        for one in self._messages():
+            data = encode(one)
+            yield _LENGTH.pack(len(data))
+            yield data
+        yield from self._machine.chunks()
+
+    def _messages(self) -> Iterator[Any]:
+        yield self.head
+        for number, client, lowest, results in self._sessions:
+            yield ImageSession(number, client, lowest)
+            for request, (op, result) in results:
+                yield ImageResult(request, op, result)
+        yield ImageMachine()
+
+
+class PartServer:
+    """Parts of an image for replicas that ask for them one after the other. Made on demand, a few in each step."""
+
+    __slots__ = ("_made", "_more", "idle", "image")
+
+    AT_ONCE: Final = 16
+    """Parts that are made in one step at most: a millisecond each."""
+
+    def __init__(self, image: StateImage) -> None:
+        self.image = image
+        self.idle = 0
+        """Ticks since somebody asked."""
+        self._made: list[bytes] = []
+        self._more: Iterator[bytes] | None = image.parts()
+
+    def part(self, number: int) -> tuple[bytes, bool] | None:
+        """A part, and whether it is the last; None if there is no such part, or not yet: ask again."""
+        self.idle = 0
+        made = self._made
+        for _ in range(self.AT_ONCE):
+            if self._more is None or number + 1 < len(made):
+                break
+            # One more than was asked for, to know whether that is the last one.
+            part = next(self._more, None)
+            if part is None:
+                self._more = None
+            else:
+                made.append(part)
+        if number >= len(made) or (number + 1 == len(made) and self._more is not None):
+            return None
+        return made[number], number + 1 == len(made)
+
+
+class ImageReader:
+    """Takes the parts of an image in order; nothing changes until `finish`. Raises `ValueError` for bad bytes."""
+
+    def __init__(self, op: int, machine: StateMachine) -> None:
+        self.op = op
+        """The image's."""
+        self.next = 0
+        """The number of the part that is needed next."""
+        self.whole = False
+        """Whether the last part was taken."""
+        self._head: ImageHead | None = None
+        self._sessions: list[tuple[int, bytes, int, list[tuple[int, tuple[int, bytes]]]]] = []
+        self._buffer = bytearray()
+        self._loader = machine.loader()
+        self._in_machine = False
+
+    def feed(self, data: bytes, last: bool) -> None:
+        """Take the next part."""
+        self.next += 1
+        self.whole = last
+        if self._in_machine:
+            self._loader.feed(data)
+            return
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(buffer)
+            if length > _MAX_PIECE:
+                raise ValueError(f"an image has no message of {length} bytes")
+            end = _LENGTH.size + length
+            if len(buffer) < end:
+                return
+            piece = decode(bytes(buffer[_LENGTH.size : end]))
+            del buffer[:end]
+            if isinstance(piece, ImageMachine) and self._head is not None:
+                self._in_machine = True
+                self._loader.feed(bytes(buffer))
+                buffer.clear()
+                return
+            self._take(piece)
+
+    def _take(self, piece: Any) -> None:
+        if (self._head is None) != isinstance(piece, ImageHead):
+            raise ValueError("an image begins with its head, and has one")
+        match piece:
+            case ImageHead():
+                if piece.op != self.op:
+                    raise ValueError(f"this image is of op {piece.op}, not {self.op}")
+                self._head = piece
+            case ImageSession(number, client, lowest):
+                self._sessions.append((number, client, lowest, []))
+            case ImageResult(number, op, result) if self._sessions:
+                self._sessions[-1][3].append((number, (op, result)))
+            case _:
+                raise ValueError(f"an image has no {type(piece).__name__} there")
+
+    def finish(self) -> tuple[ImageHead, tuple[SessionImage, ...]]:
+        """All parts were taken: the state machine now has the state, and the rest is returned."""
+        if self._head is None or not self._in_machine or not self.whole:
+            raise ValueError("the image is not complete")
+        self._loader.finish()
+        return self._head, tuple(
+            (number, client, lowest, tuple(kept)) for number, client, lowest, kept in self._sessions
+        )
