@@ -211,8 +211,7 @@ class Simulation(World):
             slot.image = None
             moved, size = journal.sync_image()
             self._synced(slot, moved)
-            if slot.process is not None:
-                self._tell(slot, Snapshotted(size))
+            self._tell(slot, Snapshotted(size))
             return
         slot.sync = None
         moved = journal.sync(count)

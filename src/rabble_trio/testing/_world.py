@@ -279,12 +279,7 @@ class World:
         process.handle(message, sender, cid, slot.output)
         self._finish_step(slot, process, "message", message, sender, cid, crash)
         if type(message) is Shutdown and slot.process is process:
-            if slot.journal is not None:
-                # It waits for its records, and what waits for them leaves: perhaps its own wish to end.
-                slot.durable += slot.journal.sync()
-                self._release(slot)
-            if slot.process is process:
-                self._end(slot, "stopped")
+            self._finish(slot, "stopped")
 
     def _finish_step(
         self,
@@ -316,12 +311,13 @@ class World:
 
     def _carry_out(self, slot: Slot, items: list[tuple[Pid | None, Any, CorrelationId | None, bool]]) -> None:
         executor, paths = slot.executor, slot.paths
+        stops = False
         for to, message, cid, held in items:
             if to is executor:
                 if type(message) is StartTimer:
                     self._start_timer(slot, message.seconds, cid)
-                elif type(message) is Stop and slot.durable < slot.persisted:
-                    slot.held.append((slot.persisted, executor, message, cid))
+                elif type(message) is Stop:
+                    stops = True
                 else:
                     self._execute(slot, message, cid)
             elif to is None:
@@ -333,6 +329,8 @@ class World:
                 if path is None:
                     path = paths[to] = self._path(slot.pid, to)
                 self._put(path, message, cid)
+        if stops:
+            self._finish(slot, "finished")
 
     def _execute(self, slot: Slot, message: Any, cid: CorrelationId | None) -> None:
         match message:
@@ -352,8 +350,6 @@ class World:
                 if other is not None:
                     other.watchers.pop(slot.pid, None)
                 slot.watching.pop(pid, None)
-            case Stop():
-                self._end(slot, "finished")
             case _:
                 self.received.append(Envelope(slot.executor, slot.pid, message, cid))
 
@@ -398,16 +394,12 @@ class World:
             return
         slot.durable += count
         self._release(slot)
-        if slot.process is not None:  # it may have waited to end
-            self._tell(slot, Persisted(slot.durable))
+        self._tell(slot, Persisted(slot.durable))
 
     def _release(self, slot: Slot) -> None:
         held = slot.held
         while held and held[0][0] <= slot.durable:
             _, to, message, cid = held.popleft()
-            if to is slot.executor:
-                self._execute(slot, message, cid)
-                continue
             path = slot.paths.get(to)
             if path is None:
                 path = slot.paths[to] = self._path(slot.pid, to)
@@ -427,6 +419,13 @@ class World:
             step = Step(slot.pid, slot.name, process, "crash", None, None, None, ())
             for check in self._checks:
                 check(step)
+
+    def _finish(self, slot: Slot, reason: str) -> None:
+        """A process ends by itself: it waits for its records, and what waits for them leaves."""
+        if slot.journal is not None:
+            slot.durable += slot.journal.sync()
+            self._release(slot)
+        self._end(slot, reason)
 
     def _end(self, slot: Slot, reason: str) -> None:
         slot.process = None

@@ -423,6 +423,21 @@ def test_damage_of_nothing_is_none(world):
     assert world.process(A).restored is None
 
 
+def test_process_that_stops_handles_nothing_more_and_keeps_its_records(world):
+    class Last(Account):
+        def handle(self, message, sender, correlation_id, output):
+            super().handle(message, sender, correlation_id, output)
+            output.stop()
+            output.send(sender, Sum(-2))
+
+    world.spawn(A, Last, journal=True)
+    world.deliver(world.send(A, Add(5), sender=CLIENT))
+    assert not world.up(A)
+    assert totals(world) == [0, -1, 5, -2]
+    assert world.pending == []
+    assert world.durable(A) == 1
+
+
 def test_process_that_ends_by_itself_keeps_its_records(world, account):
     account(1)
     world.deliver(world.send(A, Shutdown(), sender=CLIENT))
