@@ -147,7 +147,7 @@ async def test_the_death_of_any_node_is_a_pause(tmp_path: Path, config: haret.Se
             assert (await client.queue_len("/count")).value == 20
 
 
-async def test_a_node_that_comes_back_is_a_member_and_silent(tmp_path: Path, config: haret.ServerConfig) -> None:
+async def test_a_node_that_comes_back_is_a_member_and_takes_part(tmp_path: Path, config: haret.ServerConfig) -> None:
     async with open_servers(tmp_path, config) as servers:
         namespace = await servers.create(1)
         primary = number_of(namespace)
@@ -159,7 +159,8 @@ async def test_a_node_that_comes_back_is_a_member_and_silent(tmp_path: Path, con
             async with servers.admin(primary) as admin:
                 while len((await admin.cluster_status()).established) < 2:  # noqa: ASYNC110  # no event tells
                     await trio.sleep(0.02)
-                assert await status_of(admin, namespace.primary) == "recovering"
+                while await status_of(admin, namespace.primary) != "normal":  # noqa: ASYNC110  # no event tells
+                    await trio.sleep(0.02)
                 while (leader := await admin.primary("demo")) is None:  # noqa: ASYNC110  # no event tells
                     await trio.sleep(0.02)
                 assert leader != namespace.primary
@@ -173,9 +174,11 @@ async def test_a_crash_can_be_asked_for_from_any_node(tmp_path: Path, config: ha
         namespace = await servers.create(1)
         far = next(pid for pid in namespace.replicas if pid.node.name == "n3")
         async with servers.admin(1) as admin:
-            await admin.crash(far)
-            while (await admin.replica(far)).status != "recovering":  # noqa: ASYNC110  # no event tells
-                await trio.sleep(0.02)
+            watched = servers.running[3].node
+            async with watched.open_mailbox("watcher") as watcher:
+                watcher.monitor(far)
+                await admin.crash(far)
+                assert "crashed" in (await watcher.receive()).message.reason
 
 
 async def test_leaving(tmp_path: Path, config: haret.ServerConfig) -> None:

@@ -101,9 +101,9 @@ class Replica:
     pid: Pid
     """Its pid."""
     status: str
-    """"normal"; "view-change", "state-transfer", "recovering" (from the others, after a loss of memory), "restarting" (with
-    what its disk holds), "learning" (a new member that catches up) or "leaving", which end by themselves; or "stopped":
-    its state differed from that of the others."""
+    """"normal"; "view-change", "state-transfer", "recovering" (from the others, after a loss of memory) or "learning" (what
+    it missed, as a new member), which end by themselves; "leaving", when it is no member any more; or "stopped", because its
+    state differed from that of the others."""
     epoch: int
     """Number of its configuration."""
     view: int

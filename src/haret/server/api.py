@@ -177,6 +177,8 @@ class ApiConnection(GreetedConnection):
         elif self._primary is None:
             self._redirected(self._entry, output)
             output.reply(Retry(number, self._trouble(self._entry)))
+        elif is_read(admitted):
+            output.request(self._primary, vr.Read(operation), number)
         else:
             output.request(self._primary, vr.Request(session, number, submit.lowest, operation), number)
 

@@ -1,18 +1,19 @@
 """Who may create which namespace on this node, and when replicas may start as if they had never run. Pure.
 
-A replica that starts *fresh* takes its empty memory for the truth. That is right exactly once: if it ran before, it may
-have acknowledged what it no longer knows, and a group of such replicas would lose it. So:
+A replica that starts *fresh* takes an empty journal for the truth. That is right exactly once: if it ran before, it may have
+acknowledged what it no longer knows, and a group of such replicas would lose it. So:
 
 Rules:
 
 1. A replica is started fresh only by the `Start` of the creation that reserved it here, in this incarnation of the node
    and of no other. The reservation is used up by that; a second `Start` finds none.
 2. Reservations are kept in memory only. A node that was restarted, with its data directory or without, has none: whatever
-   it reads from its disk or hears from others, it starts silent. So does a node whose `Start` was lost.
+   it reads from its disk or hears from others, the replica goes on with its journal, or recovers from the others if there is
+   nothing in it. So does one whose `Start` was lost.
 3. A name is reserved for one creation at a time, and not at all if a group of that name is known here. So two creations
    that share a node can't both succeed.
 4. A reservation lapses when its creator's node is lost, and after `LIFETIME` seconds. A `Start` that comes later is
-   refused. Nothing is undone by that: the replica counts as down from the beginning.
+   refused. Nothing is undone by that: the replica recovers from the others.
 5. While a group is reserved here, hearing of it from others starts nothing: the creator's `Start` is on its way.
 """
 

@@ -1,17 +1,25 @@
 """The replicas that run on this node: each group's in a supervision tree of its own.
 
-A group whose replicas crash too often ends on this node, and no other group notices. A replica that is restarted has lost
-its memory, and says so to itself (`fresh=False`): it must not vote on what it no longer knows.
+Rules:
+
+1. A group whose replicas crash too often ends on this node, and no other group notices.
+2. A replica is told once at most that it is `fresh`: when its namespace is created. Whatever starts later, after a crash of
+   its own or of the node, goes on with what the journal holds of it. If that is nothing, or not to be trusted, it recovers
+   from the others.
+3. Each start has a larger incarnation than any before, by the clock; a replica that finds a larger one in its journal takes
+   the next after that. So what an earlier incarnation promised and forgot can be told apart from what this one says.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from random import Random
 from typing import Final
 
 from haret import vr
 from haret.backend import Backend
+from haret.protocol import DURABLE
 from rabble_trio import ActorDown, ChildSpec, Node, Pid, Supervisor
 
 from .directory import Entry
@@ -32,6 +40,7 @@ class LocalGroups:
         self._node = node
         self._settings = settings
         self._random = Random()
+        self._incarnation = 0
         self._running: dict[str, set[Pid]] = {}
 
     async def settle(self, entry: Entry, *, fresh: bool) -> None:
@@ -39,6 +48,7 @@ class LocalGroups:
 
         `fresh`: those to be started never ran before (see `haret.server.grants`). Raises whatever keeps an actor from
         starting; then, or if cancelled, nothing was started. Nothing is started or stopped for a namespace with rivals.
+        One call for a namespace at a time.
         """
         group = entry.group
         if group is None:
@@ -89,7 +99,13 @@ class LocalGroups:
                 Random(self._random.getrandbits(64)),
                 self._settings,
                 fresh=truth,
+                durable=group.durability == DURABLE,
+                incarnation=self._next_incarnation(),
                 observer=observer,
             )
 
         return make
+
+    def _next_incarnation(self) -> int:
+        self._incarnation = max(self._incarnation + 1, time.time_ns())
+        return self._incarnation

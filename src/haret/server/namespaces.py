@@ -35,7 +35,7 @@ from haret.protocol import (
     Unanswered,
     UnknownActor,
 )
-from haret.vr.messages import ReplicaState, ViewChanged
+from haret.vr.messages import Halted, ViewChanged
 from rabble_trio import (
     ActorDown,
     CorrelationId,
@@ -161,7 +161,8 @@ class NamespaceManager(Service):
                 if leader is not None:
                     self._follow(leader)
                     self._spread(News(self._directory.registry.get(leader.name), (leader,)))
-            case ReplicaState(pid=pid, status="stopped"):
+            case Halted(pid=pid, reason=reason):
+                logger.error("%s stopped: %s", pid, reason)
                 self._mailbox.monitor(pid)  # it may be started again
                 self._on_stopped(self._node.id, {*self._directory.stopped_on(self._node.id), pid})
                 self._spread(self._here(first=False))
@@ -402,7 +403,7 @@ class NamespaceManager(Service):
 
     def _on_stopped(self, node: NodeId, pids: Collection[Pid]) -> None:
         for pid in self._directory.replicas_stopped(node, pids):
-            logger.error("%s stopped: its state differs from that of the others; `vr replica %s` shows it", pid, pid)
+            logger.error("%s stopped, because its state is not that of the others: it counts as down", pid)
 
     def _crash(self, pid: Pid) -> Done | UnknownActor:
         try:

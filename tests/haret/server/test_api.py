@@ -335,7 +335,6 @@ def test_results_do_not_pile_up_for_a_client_that_reads_slowly() -> None:
 # ----------------------------------------------------------------------------------------------------------- reads
 
 
-@pytest.mark.skip("replicas do not answer Read yet")
 def test_what_only_reads_is_not_logged() -> None:
     driver = Driver().enter()
     driver.receive(Submit(1, 1, GET), Submit(2, 1, PUT))
