@@ -68,6 +68,9 @@ _ENVELOPES: Final = 1  # what a message that carries envelopes starts with
 _HEADER_BYTES: Final = 16  # of such a message: an array header of up to 5 bytes, and the number
 _FORGET_PIDS: Final = b"\xc0"  # nil
 
+_newest: tuple[Any, Any] = (None, None)
+"""The message that was converted last, and its plain value: what is sent to many nodes is sent to all of them in a row."""
+
 _pack = msgpack.Packer(use_bin_type=True).pack
 _array_header = msgpack.Packer().pack_array_header
 
@@ -382,8 +385,12 @@ class Link:
         origin: int | str,
         correlation_id: CorrelationId | None,
     ) -> bytes:
+        global _newest  # noqa: PLW0603
         try:
-            plain = ENCODERS[type(message)](message, MAX_DEPTH)
+            known, plain = _newest
+            if message is not known:
+                plain = ENCODERS[type(message)](message, MAX_DEPTH)
+                _newest = message, plain
             if correlation_id is None:
                 packed: bytes = _pack((receiver, sender, plain))
             else:

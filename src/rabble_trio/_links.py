@@ -1,10 +1,11 @@
-"""A link at work: a pure `Link` over a connection, with one task that reads, one that writes, and a slow clock.
+"""A link at work: a pure `Link` over a connection, with one task that reads, one that writes, and a clock.
 
 Rules:
 
 1. The reader hands on what arrives and never waits for an actor. The writer sends all that waits, as the link packs it,
-   and sleeps until somebody wakes it or the link's clock is due. The slow clock gives a message that is being sent more
-   time as long as the peer is heard.
+   and sleeps until somebody wakes it. The clock wakes it when the link is due, and ends the link when a message takes too
+   long to send; it gives it more time as long as the peer is heard. It is a task of its own because most messages are
+   sent long before anything is due: they should not have to pay for a timeout each.
 2. Whatever ends the link, `error` says it first, and the connection is closed with that code and reason.
 3. `finish` sends what waits, for `FAREWELL` seconds at most, and then ends the link. Nothing that arrives meanwhile counts.
 """
@@ -28,6 +29,10 @@ FAREWELL: Final = 1.0
 
 SEND_TIMEOUT: Final = 30.0
 """Seconds for one message, as long as the peer is heard: the largest still passes at 300 kbit/s."""
+
+
+CLOCK_TICK: Final = 0.01
+"""Seconds from one look at the link to the next, at least: the writer may be busy with the end when the link is due."""
 
 
 class LinkOwner(Protocol):
@@ -62,8 +67,8 @@ class LinkTask:
         self._scope = trio.CancelScope()
         self._finishing: LinkError | None = None
         self._writer: trio.lowlevel.Task | None = None  # while it sleeps
-        self._sending = trio.CancelScope()  # around the message that is being sent
-        self._sending_since: float | None = None
+        self._sending_since: float | None = None  # while a message is being sent
+        self._alarm = trio.CancelScope(deadline=-math.inf)  # around the clock's sleep
         self._room = trio.Event()  # set when something left the queue, or the link ended
         self.ended = trio.Event()
 
@@ -76,7 +81,7 @@ class LinkTask:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write, name=f"link writer of {self.wire.remote}")
-                    nursery.start_soon(self._prolong_sends, name=f"link clock of {self.wire.remote}")
+                    nursery.start_soon(self._keep_time, name=f"link clock of {self.wire.remote}")
                     await self._read()
         finally:
             last = self._finishing or LinkError("nobody", CloseCode.GOING_AWAY, "the node stops")
@@ -143,11 +148,11 @@ class LinkTask:
                 data = await wire.receive()
                 now = trio.current_time()
                 if self._finishing is None and link.error is None:
-                    for event in link.receive(data, now):
+                    events = link.receive(data, now)
+                    for event in events:
                         self._on_event(event)
-                self.wake()
-                # Messages that came together are received without one, and actors must get their turn to read them.
-                await trio.lowlevel.checkpoint()
+                    if len(events) != 1 or type(events[0]) is not LettersReceived:
+                        self.wake()  # what the link takes for itself, it may answer
         except ConnectionClosed as closed:
             link.closed_by_peer(closed.code, closed.reason)
             self._scope.cancel()
@@ -177,7 +182,7 @@ class LinkTask:
                     finished = self._finishing
                     raise link.close(finished.fault, CloseCode(finished.code), finished.reason)
                 else:
-                    await self._sleep(link.deadline)
+                    await self._sleep()
         except ConnectionClosed as closed:
             # The reader may still find the peer's farewell, which says more than that the peer is gone, and cancel us.
             await trio.sleep(FAREWELL)
@@ -190,31 +195,44 @@ class LinkTask:
         if not self._room.is_set():
             self._room.set()
             self._room = trio.Event()
-        self._sending_since = now = trio.current_time()
-        with trio.CancelScope(deadline=now + self._heartbeat_timeout) as self._sending:
+        self._sending_since = trio.current_time()
+        self._set_alarm(self._patience(self._sending_since))
+        try:
             await self.wire.send(data)
-        self._sending_since = None
-        if self._sending.cancelled_caught:
-            waited = trio.current_time() - now
-            raise self.link.close(
-                "network", CloseCode.TIMEOUT, f"{self.wire.remote} took no message for {waited:.1f} s"
-            )
+        finally:
+            self._sending_since = None
 
-    async def _prolong_sends(self) -> None:
-        while True:
-            await trio.sleep(self._heartbeat_timeout / 4)
-            if self._sending_since is not None:
-                patience = self.wire.heard_at + self._heartbeat_timeout
-                self._sending.deadline = min(self._sending_since + SEND_TIMEOUT, patience)
-
-    async def _sleep(self, deadline: float) -> None:
+    async def _sleep(self) -> None:
         def abort(_: Any) -> trio.lowlevel.Abort:
             self._writer = None
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._writer = trio.lowlevel.current_task()
-        if deadline == math.inf:
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        else:
-            with trio.CancelScope(deadline=deadline):
-                await trio.lowlevel.wait_task_rescheduled(abort)
+        self._set_alarm(self.link.deadline)
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _keep_time(self) -> None:
+        while True:
+            since = self._sending_since
+            now = trio.current_time()
+            due = self.link.deadline if since is None else self._patience(since)
+            if now < due:
+                with trio.CancelScope(deadline=due) as self._alarm:
+                    await trio.sleep_forever()
+            elif since is None:
+                self.wake()  # the writer lets the link note the time, which sets another deadline
+                await trio.sleep(CLOCK_TICK)
+            else:
+                reason = f"{self.wire.remote} took no message for {now - since:.1f} s"
+                self.link.close("network", CloseCode.TIMEOUT, reason)
+                self._scope.cancel()
+                await trio.sleep_forever()
+
+    def _patience(self, since: float) -> float:
+        """Until when a message may be under way that has been since then."""
+        return min(since + SEND_TIMEOUT, max(since, self.wire.heard_at) + self._heartbeat_timeout)
+
+    def _set_alarm(self, deadline: float) -> None:
+        """The clock has to look at this time or before. That it often looks too early costs little, once a second."""
+        if deadline < self._alarm.deadline:  # noqa: PLR1730, to set it to what it is takes time
+            self._alarm.deadline = deadline

@@ -47,7 +47,10 @@ class Wire(Protocol):
         """
 
     async def receive(self) -> bytes:
-        """The next message. Raises `ConnectionClosed`, with the code and reason that the peer gave, if it did."""
+        """The next message. Raises `ConnectionClosed`, with the code and reason that the peer gave, if it did.
+
+        Always a checkpoint: actors must get their turn to handle what is received.
+        """
 
     async def aclose(self, code: int, reason: str) -> None:
         """Say goodbye and close, within a second or so; at once if cancelled. Closing twice is fine."""

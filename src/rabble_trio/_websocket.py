@@ -112,7 +112,8 @@ class Connection:
         return self._tap.heard_at
 
     async def send(self, data: bytes) -> None:
-        """Send one message; waits while the peer does not read. Messages of several tasks don't mix.
+        """Send one message; waits while the peer does not read. Messages of several tasks don't mix. If it need not wait,
+        it is a checkpoint only now and then.
 
         Cancelling it may leave half a message on the wire, so the connection is of no use afterwards. Raises
         `ConnectionClosed`, and `TypeError` if `data` is not bytes.
@@ -142,7 +143,7 @@ class Connection:
     async def receive(self) -> bytes:
         """The next message. A text message closes the connection with code 1003. Raises `ConnectionClosed`.
 
-        One task at a time may receive. It is a checkpoint, but for messages that came together with the one before.
+        One task at a time may receive.
         """
         if self._closed is not None:
             await trio.lowlevel.checkpoint()

@@ -18,7 +18,7 @@ from wsproto.connection import Connection as Protocol
 from wsproto.connection import ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
-from rabble_trio._frames import Tap, binary_frame, mask
+from rabble_trio._frames import SENDS_IN_A_ROW, Tap, binary_frame, mask
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 SIZES = [0, 1, 125, 126, 127, 999, 1000, 1001, 65535, 65536, 100_003]
@@ -277,3 +277,118 @@ async def test_checkpoints() -> None:
     assert await tap.receive_message() == b"x"  # ... but is never lost to a cancellation
     with trio.testing.assert_checkpoints():
         await tap.send_message(b"x")
+
+
+# Over a socket, where the tap reads and writes by itself -------------------------------------------------------------
+
+
+async def socket_pair() -> tuple[Tap, trio.SocketStream]:
+    """A tap behind its handshake, and the peer's end of its socket."""
+    left, right = (trio.SocketStream(sock) for sock in trio.socket.socketpair())
+    tap = Tap(left, client=False, max_frame=2**22)
+    await right.send_all(b"GET / HTTP/1.1\r\n\r\n")
+    await tap.receive_some(1000)
+    tap.handshake_done()
+    return tap, right
+
+
+async def test_a_message_larger_than_the_kernel_takes_arrives_whole_behind_the_ones_before() -> None:
+    tap, peer = await socket_pair()
+    messages = [b"first", bytes(3_000_000), b"last"]
+    received = b""
+    async with tap, peer, trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            for message in messages:
+                await tap.send_message(message)
+            await tap.aclose()
+
+        async for data in peer:
+            received += data
+    oracle = protocol(client=True)
+    oracle.receive_data(received)
+    assert b"".join(event.data for event in oracle.events()) == b"".join(messages)  # type: ignore[attr-defined]
+
+
+async def test_messages_of_many_tasks_do_not_mix() -> None:
+    tap, peer = await socket_pair()
+    received = b""
+    async with tap, peer:
+
+        async def send(number: int) -> None:
+            await tap.send_message(bytes([number]) * 500_000)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(send, number)
+            while len(received) < 8 * 500_010:
+                received += await peer.receive_some()
+    oracle = protocol(client=True)
+    oracle.receive_data(received)
+    whole = b"".join(event.data for event in oracle.events())  # type: ignore[attr-defined]
+    pieces = [whole[start : start + 500_000] for start in range(0, len(whole), 500_000)]
+    assert sorted(pieces) == [bytes([number]) * 500_000 for number in range(8)]
+
+
+async def test_who_sends_without_waiting_lets_others_run_now_and_then() -> None:
+    tap, peer = await socket_pair()
+    sent = 0
+    async with tap, peer, trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            nonlocal sent
+            for _ in range(10 * SENDS_IN_A_ROW):
+                await tap.send_message(b"x")
+                sent += 1
+
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        assert 0 < sent <= 2 * SENDS_IN_A_ROW
+
+
+async def test_each_message_received_is_a_checkpoint() -> None:
+    tap, peer = await socket_pair()
+    oracle = protocol(client=True)
+    async with tap, peer:
+        await peer.send_all(b"".join(oracle.send(BytesMessage(data=b"x")) for _ in range(3)))
+        for _ in range(3):
+            with trio.testing.assert_checkpoints():
+                assert await tap.receive_message() == b"x"
+
+
+async def test_a_cancelled_receive_loses_nothing() -> None:
+    tap, peer = await socket_pair()
+    oracle = protocol(client=True)
+    async with tap, peer:
+        await peer.send_all(b"".join(oracle.send(BytesMessage(data=data)) for data in (b"one", b"two")))
+        assert await tap.receive_message() == b"one"
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await tap.receive_message()
+        assert scope.cancelled_caught
+        assert await tap.receive_message() == b"two"
+
+
+async def test_an_end_under_way_is_noticed_by_who_receives_and_who_sends() -> None:
+    tap, peer = await socket_pair()
+    async with peer:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def receive() -> None:
+                assert await tap.receive_message() is None  # the library finds out why
+
+            await trio.testing.wait_all_tasks_blocked()
+            await tap.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await tap.send_message(b"x")
+
+
+async def test_a_broken_connection_is_an_error_of_who_sends() -> None:
+    tap, peer = await socket_pair()
+    await peer.aclose()
+    async with tap:
+        with pytest.raises(trio.BrokenResourceError):
+            await tap.send_message(b"x")
