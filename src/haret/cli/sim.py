@@ -45,6 +45,10 @@ def add_parser(place: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--steps", type=_at_least(1), default=DEFAULT_STEPS, metavar="N", help=f"in each (default {DEFAULT_STEPS})"
     )
+    parser.add_argument("--fenced", action="store_true", help="logs in memory only: groups in mode fenced")
+    parser.add_argument(
+        "--spares", type=int, choices=range(5), default=0, help="replicas that take turns in the group (default 0)"
+    )
     parser.add_argument("--replicas", type=int, choices=(3, 4, 5, 7), default=3, help="in the group (default 3)")
     parser.add_argument("--clients", type=_at_least(1), default=2, metavar="N", help="beside it (default 2)")
     parser.add_argument("--replay", metavar="FILE", help="repeat a saved schedule instead")
@@ -69,7 +73,15 @@ def start(options: argparse.Namespace, console: Console) -> int:
     folder = Path(options.save)
     if not folder.is_dir():
         raise CommandFailed(f"{folder} is not a folder: --save says where failing schedules go", code=Exit.USAGE)
-    campaign = Campaign(options.seed, options.runs, options.steps, options.replicas, options.clients)
+    campaign = Campaign(
+        options.seed,
+        options.runs,
+        options.steps,
+        options.replicas,
+        options.clients,
+        durable=not options.fenced,
+        spares=options.spares,
+    )
     began = _run(campaign, console)
     console.print(_report(campaign, monotonic() - began))
     if campaign.failed is None:

@@ -30,6 +30,10 @@ class Campaign:
     """In the group."""
     clients: int = 2
     """Beside it."""
+    durable: bool = True
+    """Whether the logs are in the journals, too."""
+    spares: int = 0
+    """Replicas that take turns in the group."""
     done: int = 0
     """Runs that went well."""
     receipts: int = 0
@@ -49,7 +53,12 @@ class Campaign:
 
     def run(self) -> Iterator[int]:
         """Do the runs; yields each seed that went well, and ends at the first that does not."""
-        parameters = {"replicas": self.replicas, "clients": self.clients}
+        parameters = {
+            "replicas": self.replicas,
+            "clients": self.clients,
+            "durable": self.durable,
+            "spares": self.spares,
+        }
         for seed in range(self.seed, self.seed + self.runs):
             try:
                 world = run_scenario(group, seed, self.steps, parameters=parameters)

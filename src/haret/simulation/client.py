@@ -17,6 +17,8 @@ from haret.vr.messages import (
     OpenSession,
     Read,
     ReadReply,
+    Reconfigure,
+    Reconfigured,
     Reply,
     Request,
     SessionExpired,
@@ -27,6 +29,10 @@ from rabble_trio import CorrelationId, Outbox, Pid, Process, Timeout
 
 if TYPE_CHECKING:
     from random import Random
+
+
+MAX_EPOCHS = 40
+"""How often an administrator tries to change the members: then it must be possible for the group to settle down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,3 +153,40 @@ class Client(Process):
 
     def _anybody(self) -> Pid:
         return self._replicas[int(self._chance() * len(self._replicas))]
+
+
+class Administrator(Process):
+    """Changes the members of a group again and again. `size`: how many it has."""
+
+    def __init__(self, replicas: tuple[Pid, ...], size: int, random: Random) -> None:
+        self._replicas = replicas
+        self._size = size
+        self._chance = random.random
+        self._leader = replicas[0]
+        self._asked = 0
+        self.epoch = 0
+        """The newest that it has heard of."""
+
+    def init(self, pid: Pid, output: Outbox) -> None:
+        """Start ticking."""
+        self._timer = CorrelationId(pid, 1)
+        output.start_timer(0.3, self._timer)
+
+    def handle(self, message: Any, sender: Pid, correlation_id: CorrelationId | None, output: Outbox) -> None:
+        """At each tick, wish for other members."""
+        match message:
+            case Timeout():
+                self._asked += 1
+                if self._asked > MAX_EPOCHS:
+                    return
+                output.start_timer(0.2 + 0.6 * self._chance(), self._timer)
+                drawn = sorted((self._chance(), pid) for pid in self._replicas)[: self._size]
+                output.send(self._leader, Reconfigure(self.epoch, tuple(sorted(pid for _, pid in drawn))))
+                if self._chance() < 0.5:
+                    self._leader = self._replicas[int(self._chance() * len(self._replicas))]
+            case Reconfigured(epoch=epoch):
+                self.epoch = max(epoch, self.epoch)
+            case NotPrimary(epoch=epoch, primary=primary):
+                self.epoch = max(epoch, self.epoch)
+                if primary is not None:
+                    self._leader = primary

@@ -9,7 +9,7 @@ from haret.vr import Configuration, Replica, Settings
 from rabble_trio import NodeId, Pid
 from rabble_trio.testing import Simulation, scenario
 
-from .client import Client, Load
+from .client import Administrator, Client, Load
 from .invariants import ClientInvariants, ReplicaInvariants
 from .machine import Ledger
 
@@ -32,14 +32,22 @@ class Group:
     """A group in a simulation."""
 
     def __init__(
-        self, simulation: Simulation, replicas: int, clients: int, kind: type[Replica] = Replica, durable: bool = True
+        self,
+        simulation: Simulation,
+        replicas: int,
+        clients: int,
+        kind: type[Replica] = Replica,
+        durable: bool = True,
+        spares: int = 0,
     ) -> None:
         self.durable = durable
         self.simulation = simulation
         self.kind = kind
-        self.replicas = tuple(Pid(f"r{i}", node(f"r{i}")) for i in range(replicas))
+        self.replicas = tuple(Pid(f"r{i}", node(f"r{i}")) for i in range(replicas + spares))
         self.clients = tuple(Pid(f"c{i}", node(f"c{i}")) for i in range(clients))
-        self.configuration = Configuration(0, self.replicas)
+        self.configuration = Configuration(0, self.replicas[:replicas])
+        self.spares = spares
+        self.admin = Pid("admin", node("admin"))
         self.settings = draw_settings(simulation.random("settings"))
         self.load = draw_load(simulation.random("load"))
         self.invariants = ReplicaInvariants(self.configuration.quorum)
@@ -51,18 +59,25 @@ class Group:
         for pid in self.clients:
             simulation.spawn(pid, lambda pid=pid: self._client(pid))  # type: ignore[misc]
         minority = (replicas - 1) // 2
-        if durable:
+        friends = self.clients
+        if spares:
+            # The members change, so who is a minority changes, too: all disks hold.
+            chance = simulation.random("admin")
+            simulation.spawn(self.admin, lambda: Administrator(self.replicas, replicas, chance))
+            friends = (*friends, self.admin)
+            simulation.may_crash(self.replicas, at_once=len(self.replicas))
+        elif durable:
             # All may crash at once, as often as they like; a minority may have lost their disks and not be back yet.
             simulation.may_crash(self.replicas, at_once=replicas)
             simulation.may_damage(self.replicas, at_once=minority, recovered=self._recovered)
         else:
             # A replica that crashed counts as lost until it has recovered.
             simulation.may_crash(self.replicas, at_once=replicas, total=minority)
-        simulation.converges(self.converged, self.core, self.clients)
+        simulation.converges(self.converged, self.core, friends)
         # How things were when the faults stopped: at which choice that was, newest op; by client: answers, open requests.
         self._mark = -1
         self._op = 0
-        self._view, self._since = -1, 0.0  # the view that a quorum is in, and since when
+        self._view, self._since = (-1, -1), 0.0  # the view that a quorum is in, and since when
         self._answered: list[int] = []
         self._waited: list[set[tuple[int | None, int]]] = []
 
@@ -100,6 +115,8 @@ class Group:
 
     def core(self, random: Random) -> Iterable[Pid]:
         """A quorum, or more, of healthy replicas; if it is all of them, with those that have yet to recover."""
+        if self.spares:
+            return self.replicas
         healthy = self.healthy()
         size = self.configuration.quorum + int(random.random() * (len(healthy) - self.configuration.quorum + 1))
         if size >= len(healthy):
@@ -111,11 +128,11 @@ class Group:
         """Invariant 17: a quorum stays normal in one view, has all that there was, and clients get their answers."""
         self._begin_to_converge()
         states = [replica for pid in self.replicas if (replica := self.replica(pid)) is not None]
-        views = [
-            state.context.view for state in states if state.status == "normal" and state.context.commit >= self._op
-        ]
-        view = max(views, key=views.count, default=-1)
-        if views.count(view) < self.configuration.quorum or view != self._view:
+        normal = [state.context for state in states if state.status == "normal" and state.context.commit >= self._op]
+        views = [(one.epoch, one.view) for one in normal]
+        view = max(views, key=views.count, default=(-1, -1))
+        quorum = max((one.quorum for one in normal if (one.epoch, one.view) == view), default=1)
+        if views.count(view) < quorum or view != self._view:
             self._view, self._since = view, self.simulation.now
             return False
         if self.simulation.now - self._since < STABLE:
@@ -129,7 +146,7 @@ class Group:
         mark = len(self.simulation.history)
         if mark != self._mark:
             self._mark = mark
-            self._view = -1
+            self._view = (-1, -1)
             self._op = len(self.invariants.committed)
             self._answered = [client.answered for client in self._client_processes()]
             self._waited = [_waiting(client) for client in self._client_processes()]
@@ -174,6 +191,11 @@ def draw_load(random: Random) -> Load:
 
 
 @scenario
-def group(simulation: Simulation, *, replicas: int = 3, clients: int = 2) -> None:
-    """A group of replicas in memory, with clients, under all invariants."""
-    Group(simulation, replicas, clients)
+def group(
+    simulation: Simulation, *, replicas: int = 3, clients: int = 2, durable: bool = True, spares: int = 0
+) -> None:
+    """A group of replicas with journals, and clients, under all invariants.
+
+    `durable`: whether the log is in the journals, too. `spares`: replicas beside the group that take turns in it.
+    """
+    Group(simulation, replicas, clients, durable=durable, spares=spares)

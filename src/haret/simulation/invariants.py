@@ -184,9 +184,8 @@ class ReplicaInvariants:
                 check(step, replica, last, message)
             if kind in BETWEEN_REPLICAS and message.incarnation != ctx.incarnation:
                 _broken(16, f"{step.name} sends {message}, in incarnation {ctx.incarnation}")
-            if status == "recovering" and kind in PEER_MESSAGES and message.epoch == ctx.epoch:
-                if last.status == "recovering":
-                    _broken(10, f"{step.name} is recovering and sends {message} to {to}")
+            if last.status == status == "recovering" and kind in PEER_MESSAGES and message.epoch == ctx.epoch:
+                _broken(10, f"{step.name} is recovering and sends {message} to {to}")
         view, normal = (ctx.epoch, ctx.view), (ctx.epoch, ctx.last_normal_view)
         if view != last.view or normal != last.last_normal_view or status != last.status:
             self._view_changed(step.name, replica, last)
@@ -220,7 +219,7 @@ class ReplicaInvariants:
 
     def _restored(self, name: str, replica: Replica) -> None:
         ctx = replica.context
-        if not _Piece(ctx.log, ctx.commit).entries == self.committed[ctx.log.start : ctx.commit]:
+        if _Piece(ctx.log, ctx.commit).entries != self.committed[ctx.log.start : ctx.commit]:
             _broken(1, f"{name} remembers other committed entries than there were")
 
     # --- What changed ---
@@ -283,25 +282,21 @@ class ReplicaInvariants:
     def _new_committed(self, entries: list[Entry], ctx: Any) -> None:
         # Executing the last entry of an epoch begins the next one; it was committed in a view of its own.
         last = entries[-1]
-        ended = isinstance(last, Reconfiguration)
-        epoch = last.epoch if isinstance(last, Reconfiguration) else ctx.epoch
-        view = (epoch, self._view_of_commit(epoch, ctx))
+        ended = any(isinstance(entry, Reconfiguration) for entry in entries)
+        epoch = len(self._ends)
+        view = (epoch, ctx.view if ctx.epoch == epoch else 0)
         for entry in entries:
             op = len(self.committed) + 1
-            if epoch in self._ends:
-                _broken(13, f"op {op} is committed in epoch {epoch}, which ended with op {self._ends[epoch]}")
+            if isinstance(entry, Reconfiguration) and entry.epoch != len(self._ends):
+                _broken(13, f"op {op} ends epoch {entry.epoch}, in epoch {len(self._ends)}")
             self.committed.append(entry)
             self._views.append(max(view, self._views[-1]) if self._views else view)
             if isinstance(entry, Reconfiguration):
-                self._ends[epoch] = op
+                self._ends[entry.epoch] = op
                 size = len(entry.replicas)
-                self._quorum[epoch + 1] = size - (size - 1) // 2
+                self._quorum[entry.epoch + 1] = size - (size - 1) // 2
         if not ended:
             self._durable(len(self.committed), last, view)
-
-    def _view_of_commit(self, epoch: int, ctx: Any) -> int:
-        view: int = ctx.view if ctx.epoch == epoch else 0
-        return view
 
     def _applied(self, name: str, machine: Any, last: _Last) -> None:
         if isinstance(machine, Ledger):

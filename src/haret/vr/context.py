@@ -393,6 +393,9 @@ class Context:
             entries = self.log.slice(self.commit, upto)
             for op, entry in enumerate(entries, self.commit + 1):
                 execute(op, entry, apply)
+                if type(entry) is Reconfiguration:
+                    del entries[op - self.commit :]  # the rest belongs to the next epoch
+                    break
             self.executed(entries, output)
 
     def executed(self, entries: Sequence[Entry], output: Outbox | None) -> None:
@@ -466,26 +469,28 @@ class Context:
         self._journal_bytes = 0
         image = self.images[0] if self.images and self.durable else None
         after = 0 if image is None else image.op
+        began = Began(self.incarnation, dict(self.known))
+        # After the entries, because executing the one that begins an epoch sets its views to 0.
         promises: list[Record] = [
-            Began(self.incarnation, dict(self.known)),
             Configured(self.epoch, self.configuration.replicas, self.epoch_start),
+            Installed(self.last_normal_view, self.log.op if self.durable else 0, False),
         ]
+        if self.view > self.last_normal_view:
+            promises.append(Entered(self.view))
         tail = tuple(self.log.slice(after, self.log.op)) if self.durable else ()
-        view, last_normal_view, commit, settings = self.view, self.last_normal_view, self.commit, self.settings
+        commit, settings = self.commit, self.settings
 
         def encode_all() -> bytes:
-            records = list(promises)
+            records: list[Record] = [began]
             if image is not None:
                 records += [StagedImage(image.op, part, data) for part, data in enumerate(image.parts())]
-            records.append(Installed(last_normal_view, after, image is not None))
+                records.append(Installed(0, after, True))
             done = 0
             while done < len(tail):
                 batch = first_batch(tail[done : done + settings.batch_entries], settings.batch_bytes)
                 records.append(Appended(after + done + 1, commit, batch))
                 done += len(batch)
-            if view > last_normal_view:
-                records.append(Entered(view))
-            return join_records(records)
+            return join_records([*records, *promises])
 
         output.snapshot(encode_all)
 

@@ -205,5 +205,7 @@ class State:
         if isinstance(message, StartView) and message.log_view == ctx.last_normal_view:
             # The own log and the one that the view began with are of the same view, so the shorter one is a prefix of
             # the longer one: only what is missing needs fetching, most often nothing.
-            return ToStateTransfer(message.view, sender, min(ctx.log.op, message.start), message.start)
+            # (Who caught up from outside may hold committed entries of later views; they belong to this one, too.)
+            after = max(ctx.commit, min(ctx.log.op, message.start))
+            return ToStateTransfer(message.view, sender, after, max(after, message.start))
         return ToStateTransfer(message.view, sender, ctx.commit, None)

@@ -1,8 +1,8 @@
 """A replica that is no member any more (section 7.1, "being replaced"), and one that stands still.
 
 `Leaving` may be the only one that knows how its epoch ended. So it goes on telling the members of the next one, and
-answers their questions about committed entries, until a quorum of them has said that it is under way. It tells its
-observer, and does nothing more by itself.
+answers their questions about committed entries, until a quorum of them has said that it is under way. Then it tells its
+observer, and only follows: it may be made a member again.
 
 `Stopped` has found that its state differs from that of the others, and says nothing to anybody but what it is.
 """
@@ -15,7 +15,7 @@ from rabble_trio import CorrelationId, Outbox, Pid
 
 from ..context import Context
 from ..messages import ANY_VIEW, EpochStarted, GetState, Halted, NewEpoch, Retired
-from .base import State, Transition
+from .base import State, ToCatchUp, Transition
 
 
 class Leaving(State):
@@ -23,12 +23,11 @@ class Leaving(State):
 
     status: ClassVar[str] = "leaving"
 
-    __slots__ = ("_age", "_done", "_started")
+    __slots__ = ("_age", "_started")
 
     def __init__(self, ctx: Context) -> None:
         super().__init__(ctx)
         self._started: set[Pid] = set()
-        self._done = False
         self._age = 0
         self.handlers |= {
             GetState: self.on_get_state,
@@ -48,7 +47,7 @@ class Leaving(State):
     def tick(self, output: Outbox) -> Transition | None:
         settings = self.ctx.settings
         self._age += 1
-        if not self._done and self._age % settings.ticks(settings.resend) == 0:
+        if self._age % settings.ticks(settings.resend) == 0:
             self._tell(output)
         return None
 
@@ -59,10 +58,10 @@ class Leaving(State):
         ctx = self.ctx
         if message.epoch >= ctx.epoch and sender in ctx.configuration.replicas:
             self._started.add(sender)
-            if not self._done and len(self._started) >= ctx.quorum:
-                self._done = True
+            if len(self._started) >= ctx.quorum:
                 if ctx.observer is not None:
                     output.send(ctx.observer, Retired(ctx.pid, ctx.epoch))
+                return ToCatchUp(())
         return None
 
     def on_get_state(self, message: GetState, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
