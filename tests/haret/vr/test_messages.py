@@ -14,6 +14,7 @@ ENTRIES = (
     messages.OpenSession(b"c" * 16),
     messages.Request(1, 2, 1, b"operation"),
     messages.CloseSession(1),
+    messages.Reconfiguration(3, (PID,)),
 )
 SPECIAL = {
     "entries": ENTRIES,
@@ -26,6 +27,9 @@ SPECIAL = {
     "digest": b"d",
     "status": "normal",
     "reason": "because",
+    "known": (1, 0, 2**62),
+    "last": True,
+    "data": b"part",
 }
 CLASSES = [cls for _, cls in getmembers(messages, isclass) if cls.__module__ == messages.__name__]
 
@@ -47,9 +51,15 @@ def test_the_largest_batch_fits_a_frame(size):
     log = Log()
     number = 2**62
     log.extend(1, [messages.Request(number, number, number, bytes(size))] * 3000)
-    batch = log.batch(0, settings.batch_entries, settings.batch_bytes)
+    batch = log.batch(0, 3000, settings.batch_entries, settings.batch_bytes)
     for message in (messages.Prepare(0, number, 1, number, batch), messages.NewState(0, 1, 1, 1, 1, 1, 1, batch)):
         assert len(encode(message)) < FRAME - 1000
+
+
+def test_a_part_of_an_image_fits_a_frame():
+    number = 2**62
+    part = messages.ImagePart(number, number, number, number, number, number, False, bytes(messages.IMAGE_PART), number)
+    assert len(encode(part)) < messages.IMAGE_PART + 1000
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
