@@ -409,64 +409,78 @@ class Executor:
     async def run_process(self, actor: Actor, process: Process, started: Callable[[], None]) -> None:
         """Restore and initialise a process, then handle its messages until it ends. A crash is an exception."""
         await self.persistence.restore(actor, process)
-        pid, queue = actor.pid, actor.queue
-        outbox = Outbox(pid)
-        process.init(pid, outbox)
-        items: list[Any] = outbox.items
-        self._carry_out(actor, items)
+        outbox = Outbox(actor.pid)
+        process.init(actor.pid, outbox)
+        self._carry_out(actor, outbox.items)
         started()
+        while await self._run_until_alarm(actor, process, outbox):
+            pass
+        while actor.durable < actor.persisted:
+            await self.persistence.synced(actor)
+
+    async def _run_until_alarm(self, actor: Actor, process: Process, outbox: Outbox) -> bool:
+        """Let a process handle its messages until a timer may be due; tells whether it goes on.
+
+        All waits until then share one cancel scope: one for each wait would cost more than most steps.
+        """
+        pid, queue = actor.pid, actor.queue
+        items: list[Any] = outbox.items
         handle, popleft = process.handle, queue.popleft
         find_actor = self.actors.get
         message: Any = None
+        alarm = trio.CancelScope()
         try:
-            while not self._has_finished(actor):
-                count = len(queue)
-                count = min(count, BUDGET)
-                for done in range(1, count + 1):
-                    message, sender, correlation_id = popleft()
-                    handle(message, sender, correlation_id, outbox)
-                    if items:
-                        if outbox.uses_journal:
+            with alarm:
+                while not self._has_finished(actor):
+                    count = len(queue)
+                    count = min(count, BUDGET)
+                    for done in range(1, count + 1):
+                        message, sender, correlation_id = popleft()
+                        handle(message, sender, correlation_id, outbox)
+                        if items:
+                            if outbox.uses_journal:
+                                self._carry_out(actor, items)
+                            else:
+                                # The hot path of _carry_out and route, in one piece. `to` is never None here.
+                                for to, effect, effect_id, _held in items:
+                                    target = find_actor(to)
+                                    if target is None:
+                                        self._effect_elsewhere(actor, to, effect, effect_id)
+                                    elif len(target.queue) < target.capacity:
+                                        target.queue.append((effect, pid, effect_id))
+                                        if target.task is not None:
+                                            target.wake()
+                                    else:
+                                        self._refuse(target, pid, effect, effect_id)
+                                items.clear()
+                            if actor.finished:
+                                count = done
+                                break
+                    actor.handled += count
+                    if actor.senders:
+                        actor.make_room()
+                    message = _TIMEOUT
+                    deadline = self._fire_timers(actor, process, outbox, items, count)
+                    if actor.shutdown_requested and not actor.finished:
+                        actor.remaining -= count
+                        if actor.remaining <= 0:
+                            message = _SHUTDOWN
+                            handle(_SHUTDOWN, self.pid, None, outbox)
                             self._carry_out(actor, items)
-                        else:
-                            # The hot path of _carry_out and route, in one piece. `to` is never None here.
-                            for to, effect, effect_id, _held in items:
-                                target = find_actor(to)
-                                if target is None:
-                                    self._effect_elsewhere(actor, to, effect, effect_id)
-                                elif len(target.queue) < target.capacity:
-                                    target.queue.append((effect, pid, effect_id))
-                                    if target.task is not None:
-                                        target.wake()
-                                else:
-                                    self._refuse(target, pid, effect, effect_id)
-                            items.clear()
-                        if actor.finished:
-                            count = done
-                            break
-                actor.handled += count
-                if actor.senders:
-                    actor.make_room()
-                message = _TIMEOUT
-                deadline = self._fire_timers(actor, process, outbox, items, count)
-                if actor.shutdown_requested and not actor.finished:
-                    actor.remaining -= count
-                    if actor.remaining <= 0:
-                        message = _SHUTDOWN
-                        handle(_SHUTDOWN, self.pid, None, outbox)
-                        self._carry_out(actor, items)
-                        break
-                if len(actor.held) > MAX_HELD:
-                    await self.persistence.synced(actor)
-                elif queue or deadline == 0.0:
-                    await trio.lowlevel.checkpoint()
-                elif not actor.finished:
-                    await actor.park(deadline)
+                            return False
+                    if len(actor.held) > MAX_HELD:
+                        alarm.deadline = INF  # timers have to wait as well
+                        await self.persistence.synced(actor)
+                    elif queue or deadline == 0.0:
+                        await trio.lowlevel.checkpoint()
+                    elif not actor.finished:
+                        if deadline < alarm.deadline:  # noqa: PLR1730, to set it to what it is takes time
+                            alarm.deadline = deadline
+                        await actor.park(INF)
         except Exception as error:
             error.add_note(f"while {pid} handled {shorten(message)} in state {shorten(process)}")
             raise
-        while actor.durable < actor.persisted:
-            await self.persistence.synced(actor)
+        return alarm.cancelled_caught
 
     @staticmethod
     def _has_finished(actor: Actor) -> bool:
