@@ -9,17 +9,25 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import trio
+
 from haret import protocol
+from haret.errors import Unanswered, Unavailable, UnknownActor, UnknownNamespace
 from rabble_trio import Pid
 
 from .command import Argument, Command, Option, Table
 from .output import Answer
 
 if TYPE_CHECKING:
+    from haret.client import Admin
+
     from .session import AdminSession
 
 REPLICA: Final = Argument("pid", "a replica with its namespace: test-ns::r1::node1@127.0.0.1:5000")
 NAME: Final = Argument("name", "of the namespace")
+LOOK_AGAIN: Final = 0.2
+"""Seconds between two looks at a replica that is waited for."""
+
 NODE: Final = Argument("node", "a node: name@host:port, as `config` prints it")
 
 
@@ -108,6 +116,56 @@ async def _create_namespace(session: AdminSession, arguments: Namespace) -> Answ
         rows=[(f"namespace {namespace.name} is ready; its primary is {namespace.primary}",)],
         raw=f"{namespace.primary}\n".encode(),
     )
+
+
+async def _reconfigure(session: AdminSession, arguments: Namespace) -> Answer:
+    admin = await session.admin()
+    known = {one.name: one for one in await admin.namespaces()}
+    if arguments.name not in known:
+        raise UnknownNamespace(arguments.name)
+    before = known[arguments.name]
+    texts = [pid for part in arguments.pids for pid in part.split(",") if pid]
+    parsed = [Pid.parse(text) for text in texts]
+    after = sorted(Pid(pid.name, pid.node, before.name) for pid in parsed)
+    new = [pid for pid in after if pid not in before.replicas]
+    gone = [pid for pid in before.replicas if pid not in after]
+    quorum = len(after) - (len(after) - 1) // 2
+    plan = [
+        f"{before.name} is in epoch {before.epoch}; its members are {', '.join(map(str, before.replicas))}",
+        f"1. start and let catch up: {', '.join(map(str, new)) or 'nobody, no member is new'}",
+        f"2. epoch {before.epoch + 1} begins, once {quorum} of {len(after)} are ready: {', '.join(map(str, after))}",
+        f"3. stop, when the others need them no longer: {', '.join(map(str, gone)) or 'nobody'}",
+    ]
+    data: dict[str, Any] = {
+        "namespace": before.name,
+        "epoch": before.epoch,
+        "added": new,
+        "removed": gone,
+        "done": False,
+    }
+    if not arguments.yes:
+        return Answer(data, rows=[(line,) for line in plan], note="nothing was done: --yes carries it out")
+    changed = await admin.reconfigure(before.name, after, epoch=before.epoch)
+    if arguments.wait:
+        await _until_all_take_part(admin, changed)
+    rows = [*plan, f"done: epoch {changed.epoch}" + (", and all members take part" if arguments.wait else "")]
+    return Answer(
+        {**data, "epoch": changed.epoch, "done": True},
+        rows=[(line,) for line in rows],
+        raw=f"{changed.epoch}\n".encode(),
+    )
+
+
+async def _until_all_take_part(admin: Admin, namespace: protocol.Namespace) -> None:
+    for pid in namespace.replicas:
+        while True:
+            try:
+                state = await admin.replica(pid)
+            except (Unanswered, Unavailable, UnknownActor):
+                state = None
+            if state is not None and state.status == "normal" and state.epoch >= namespace.epoch:
+                break
+            await trio.sleep(LOOK_AGAIN)
 
 
 async def _namespaces(session: AdminSession, arguments: Namespace) -> Answer:
@@ -229,6 +287,19 @@ ADMIN: Final = Table(
                     "node is configured for",
                     protocol.DURABILITIES,
                 ),
+            ),
+        ),
+        Command(
+            ("vr", "reconfigure"),
+            "show how the members of a namespace would be replaced, or replace them",
+            _reconfigure,
+            (NAME, Argument("pids", "all members that it shall have, with commas between them", nargs="+")),
+            example="vr reconfigure test-ns r1::node1@127.0.0.1:5000,r2::node1@127.0.0.1:5000,r4::node1@127.0.0.1:5000",
+            detail="The namespace goes on meanwhile. New members catch up before they count, and nothing is done unless\n"
+            "enough of all members are up to go on; what was not done in time can be tried again.",
+            options=(
+                Option("yes", "do it; otherwise the plan is shown"),
+                Option("wait", "after that, wait until every new member takes part"),
             ),
         ),
         Command(("vr", "namespaces"), "list the namespaces and who leads them", _namespaces, example="vr namespaces"),

@@ -70,6 +70,15 @@ class Admin:
         pids = tuple(pid if isinstance(pid, Pid) else Pid.parse(pid) for pid in replicas)
         return await self._ask(protocol.CreateNamespace(name, pids, durability or ""), protocol.Namespace)
 
+    async def reconfigure(self, name: str, replicas: Iterable[str | Pid], *, epoch: int) -> protocol.Namespace:
+        """Replace the members of a namespace while it runs, and wait until that is committed.
+
+        `replicas`: as in `create_namespace`. `epoch`: the one that `namespaces` showed; if it is over, nothing is done.
+        What did not get done in time can be tried again: new members go on catching up meanwhile.
+        """
+        pids = tuple(pid if isinstance(pid, Pid) else Pid.parse(pid) for pid in replicas)
+        return await self._ask(protocol.Reconfigure(name, epoch, pids), protocol.Namespace)
+
     async def namespaces(self) -> tuple[protocol.Namespace, ...]:
         """All namespaces, sorted by name."""
         found: list[protocol.Namespace] = []

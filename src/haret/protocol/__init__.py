@@ -29,6 +29,7 @@ from .admin import ListNamespaces as ListNamespaces
 from .admin import Namespace as Namespace
 from .admin import Namespaces as Namespaces
 from .admin import Primary as Primary
+from .admin import Reconfigure as Reconfigure
 from .admin import Replica as Replica
 from .api import Enter as Enter
 from .api import Entered as Entered

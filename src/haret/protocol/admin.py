@@ -159,6 +159,19 @@ class Done:
     """It was done."""
 
 
+@message(tag="haret.admin.reconfigure")
+class Reconfigure:
+    """Replace the members of a namespace while it runs. Answer: its `Namespace`, when that is committed; `Unanswered` with
+    the reason if it was not done in time, for example because new members have not caught up yet."""
+
+    name: str
+    """Of the namespace."""
+    epoch: int
+    """The one that the operator has seen: if it is over, somebody else was quicker, and nothing is done."""
+    replicas: tuple[Pid, ...]
+    """Who shall be the members: those that stay, and new ones."""
+
+
 @message(tag="haret.admin.get_cluster_status")
 class GetClusterStatus:
     """Who is in the cluster? Answer: `rabble_trio.ClusterStatus`."""
@@ -200,6 +213,7 @@ AdminRequest = (
     | GetReplica
     | GetPrimary
     | Crash
+    | Reconfigure
     | GetClusterStatus
     | JoinCluster
     | LeaveCluster

@@ -25,6 +25,7 @@ from haret.protocol import (
     ListNamespaces,
     Namespaces,
     Primary,
+    Reconfigure,
     Replica,
     Unanswered,
     UnknownActor,
@@ -74,7 +75,7 @@ class AdminConnection(GreetedConnection):
                 if self._directory.entry_of(pid) is None:
                     return UnknownActor(pid)
                 output.request(pid, vr.GetReplicaState(), number)
-            case CreateNamespace():
+            case CreateNamespace() | Reconfigure():
                 output.request(manager_of(self.node), request, number)
             case Crash(pid=pid):
                 if self._directory.entry_of(pid) is None:

@@ -6,6 +6,8 @@
     Start(group)           ->                                   start your replicas, fresh: they never ran before
                            <-   Started | an error
     Release(group)         ->                                   instead of Start, when somebody did not grant
+    Learn(group, pid)      ->                                   start a replica that is to become a member
+                           <-   Started | an error
 
     after a link came up, and every few seconds
     Here(address, digest, ...)  ->
@@ -64,6 +66,16 @@ class Start:
 @message(tag="haret.server.started")
 class Started:
     """The replicas run, and the group is known here from now on."""
+
+
+@message(tag="haret.server.learn")
+class Learn:
+    """Start this replica, which is to become a member of the group. Answer: `Started`, or an error of `haret.protocol`."""
+
+    group: Group
+    """As it is."""
+    pid: Pid
+    """On the receiver's node."""
 
 
 @message(tag="haret.server.leader")

@@ -8,21 +8,26 @@ Rules:
    from the others.
 3. Each start has a larger incarnation than any before, by the clock; a replica that finds a larger one in its journal takes
    the next after that. So what an earlier incarnation promised and forgot can be told apart from what this one says.
+4. A replica that is no member any more runs on until the others need it no longer (`dismiss`), and one that is to become a
+   member runs before it is one (`learn`).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from random import Random
 from typing import Final
+
+import trio
 
 from haret import vr
 from haret.backend import Backend
 from haret.protocol import DURABLE
 from rabble_trio import ActorDown, ChildSpec, Node, Pid, Supervisor
 
-from .directory import Entry
+from .directory import Directory, Entry
 from .gossip import manager_of
 from .registry import SUPERVISOR, Group
 
@@ -31,6 +36,9 @@ CRASHES: Final = 10
 
 CRASH_PERIOD: Final = 10.0
 """Seconds."""
+
+LEARNING: Final = 60.0
+"""Seconds that a replica follows a group which has not made it a member: several attempts to catch up."""
 
 
 class LocalGroups:
@@ -42,6 +50,7 @@ class LocalGroups:
         self._random = Random()
         self._incarnation = 0
         self._running: dict[str, set[Pid]] = {}
+        self._since: dict[Pid, float] = {}  # when a replica was last wanted as a new member
 
     async def settle(self, entry: Entry, *, fresh: bool) -> None:
         """Let those replicas of a namespace run here that belong here.
@@ -60,15 +69,50 @@ class LocalGroups:
                 await self._start_all(group, sorted(wanted), fresh)
                 self._running[entry.name] = wanted
             return
-        supervisor = self._node.pid(SUPERVISOR, entry.name)
-        for pid in sorted(running - wanted):
-            running.discard(pid)
-            await self._stop(pid)
         for pid in sorted(wanted - running):
-            await self._node.spawn(
-                pid.name, self._factory(group, fresh), group=pid.group, restart="permanent", supervisor=supervisor
-            )
-            running.add(pid)
+            await self._add(group, pid, fresh)
+
+    async def learn(self, group: Group, pid: Pid) -> None:
+        """Start a replica that is to become a member, unless it runs. Raises whatever keeps an actor from starting.
+
+        It promised nothing to this group that matters: whatever epoch it was a member of is over.
+        """
+        self._since[pid] = trio.current_time()
+        if group.name not in self._running:
+            await self._start_all(group, [pid], True)
+            self._running[group.name] = {pid}
+        elif pid not in self._running[group.name]:
+            await self._add(group, pid, True)
+
+    async def _add(self, group: Group, pid: Pid, fresh: bool) -> None:
+        await self._node.spawn(
+            pid.name,
+            self._factory(group, fresh),
+            group=pid.group,
+            restart="permanent",
+            supervisor=self._node.pid(SUPERVISOR, group.name),
+        )
+        self._running[group.name].add(pid)
+
+    def outsiders(self, directory: Directory) -> list[tuple[str, Pid]]:
+        """Replicas that run here and are no members, with their namespaces."""
+        found = []
+        for name, running in self._running.items():
+            entry = directory.get(name)
+            group = None if entry is None else entry.group
+            if group is not None:
+                found += [(name, pid) for pid in running if pid not in group.replicas]
+        return sorted(found)
+
+    def idle(self, pid: Pid) -> bool:
+        """Whether nobody has wanted this replica as a member for a while."""
+        return trio.current_time() - self._since.get(pid, -math.inf) > LEARNING
+
+    async def dismiss(self, name: str, pid: Pid) -> None:
+        """Stop a replica that is no member."""
+        self._running[name].discard(pid)
+        self._since.pop(pid, None)
+        await self._stop(pid)
 
     async def _start_all(self, group: Group, pids: list[Pid], fresh: bool) -> None:
         children = [ChildSpec(pid.name, self._factory(group, fresh), group=pid.group) for pid in pids]

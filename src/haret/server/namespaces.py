@@ -32,10 +32,11 @@ from haret.protocol import (
     Done,
     Namespace,
     NamespaceExists,
+    Reconfigure,
     Unanswered,
     UnknownActor,
 )
-from haret.vr.messages import Halted, ViewChanged
+from haret.vr.messages import GetReplicaState, Halted, ReplicaState, Retired, ViewChanged
 from rabble_trio import (
     ActorDown,
     CorrelationId,
@@ -60,6 +61,7 @@ from .gossip import (
     Granted,
     Here,
     Leader,
+    Learn,
     News,
     Release,
     Reserve,
@@ -68,6 +70,7 @@ from .gossip import (
     manager_of,
 )
 from .groups import LocalGroups
+from .reconfiguration import Reconfigurations
 from .registry import CREATION_BYTES, Group, problem_with
 from .store import Store
 
@@ -112,6 +115,7 @@ class NamespaceManager(Service):
         self._store = store
         self._followers = followers
         self._durability = durability
+        self._reconfigurations = Reconfigurations(node, directory, groups, self._learn_epoch)
         self._reachable: set[NodeId] = set()
         self._more_reachable = trio.Event()
         self._settling: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
@@ -156,11 +160,16 @@ class NamespaceManager(Service):
                 self._on_here(here, sender)
             case Crash(pid=pid):
                 self._reply(envelope, self._crash(pid))
-            case ViewChanged(pid=pid, epoch=epoch, view=view, primary=primary):
-                leader = self._directory.view_changed(pid, epoch, view, primary)
-                if leader is not None:
-                    self._follow(leader)
-                    self._spread(News(self._directory.registry.get(leader.name), (leader,)))
+            case Reconfigure() as request:
+                self._nursery.start_soon(self._reconfigure, request, envelope)
+            case Learn(group=group, pid=pid):
+                self._nursery.start_soon(self._start_learner, group, pid, envelope)
+            case Retired(pid=pid, epoch=epoch):
+                logger.info("%s is no member any more, since epoch %d", pid, epoch)
+            case ViewChanged(pid=pid, epoch=epoch) if self._later_epoch(pid, epoch):
+                self._nursery.start_soon(self._reconfigurations.epoch_began, pid, self._mailbox)
+            case ViewChanged() as change:
+                self._view_changed(change)
             case Halted(pid=pid, reason=reason):
                 logger.error("%s stopped: %s", pid, reason)
                 self._mailbox.monitor(pid)  # it may be started again
@@ -298,6 +307,41 @@ class NamespaceManager(Service):
         self._spread(News((group,), ()))
         return Started()
 
+    # ---------------------------------------------------------- reconfiguring
+
+    async def _reconfigure(self, request: Reconfigure, envelope: Envelope) -> None:
+        self._reply(envelope, await self._reconfigurations.change(request, self._mailbox))
+
+    async def _start_learner(self, group: Group, pid: Pid, envelope: Envelope) -> None:
+        async with self._alone(group.name):
+            reply = await self._reconfigurations.start_learner(group, pid)
+        self._reply(envelope, reply)
+
+    def _later_epoch(self, pid: Pid, epoch: int) -> bool:
+        entry = self._directory.get(pid.group or "")
+        return entry is not None and entry.group is not None and epoch > entry.group.epoch
+
+    def _learn_epoch(self, group: Group) -> None:
+        """An epoch has begun. Its primary was heard of before, perhaps, when nobody knew what that was."""
+        self._learn((group,))
+        self._spread(News((group,), ()))
+        for pid in group.on(self._node.id):
+            self._nursery.start_soon(self._ask_for_view, pid)
+
+    async def _ask_for_view(self, pid: Pid) -> None:
+        try:
+            state = await self._mailbox.ask(pid, GetReplicaState())
+        except ActorDown:
+            return
+        if isinstance(state, ReplicaState) and state.primary is not None and pid.group is not None:
+            self._view_changed(ViewChanged(pid, state.epoch, state.view, state.primary))
+
+    def _view_changed(self, change: ViewChanged) -> None:
+        leader = self._directory.view_changed(change.pid, change.epoch, change.view, change.primary)
+        if leader is not None:
+            self._follow(leader)
+            self._spread(News(self._directory.registry.get(leader.name), (leader,)))
+
     # ---------------------------------------------------------------- learning
 
     def _on_news(self, groups: tuple[Group, ...], leaders: tuple[Leader, ...], node: NodeId) -> None:
@@ -363,6 +407,7 @@ class NamespaceManager(Service):
             await trio.sleep(COMPARE)
             self._take_up_soon(self._directory.grants.expire(trio.current_time()))
             self._spread(self._here(first=False))
+            await self._reconfigurations.stop_outsiders(self._mailbox)
 
     def _here(self, *, first: bool) -> Here:
         address = self._directory.addresses.get(self._node.id, "")
