@@ -5,8 +5,8 @@ Rules:
 1. A flight is a chain of `SEGMENTS` segments at most. A full one is followed by a new one, and the oldest one goes.
 2. A segment may know how it began: by the start of the process, or by a picture of the state that the process gave.
    From there a process can be made again; it then does the same, because its messages decide all that it does.
-3. What is written begins with the oldest segment that knows how it began. If none does, all messages are written, for
-   people to read, together with the state in which the process ended.
+3. What is written begins with the oldest segment from which the process can be made again. If there is none, all
+   messages are written, for people to read, together with the state in which the process ended.
 4. Until a flight is written, it costs references to messages that never change, and no bytes.
 """
 
@@ -45,8 +45,8 @@ Input = tuple[Any, Pid, CorrelationId | None]
 class Start:
     """The segment begins where the process was made, before it was restored and initialised."""
 
-    make: dict[str, Any]
-    """How to make it again (`_plain.call_to_json`)."""
+    make: dict[str, Any] | None
+    """How to make it again (`_plain.call_to_json`); None if nobody knows."""
     snapshot: bytes | None = None
     """What it was restored from."""
     records: Sequence[bytes] = ()
@@ -56,7 +56,7 @@ class Start:
 
     def to_json(self) -> dict[str, Any]:
         """As parameters of the scenario."""
-        found: dict[str, Any] = {"make": self.make}
+        found: dict[str, Any] = {} if self.make is None else {"make": self.make}
         if self.damaged is not None:
             found["damaged"] = self.damaged
         elif self.snapshot is not None or self.records:
@@ -87,6 +87,7 @@ class Picture:
             "make": {"resume": self.cls, "state": bytes_to_json(state)},
             "timers": [[correlation_to_json(cid), seconds] for cid, seconds in self.timers],
             "persisted": self.persisted,
+            "runs": True,
         }
 
 
@@ -163,34 +164,42 @@ class Ended:
     def lines(self) -> Iterable[str]:
         """The schedule file, without newlines."""
         problems: list[str] = []
-        for number, segment in enumerate(self.flight.segments):
-            if segment.begin is not None:
+        segments = self.flight.segments
+        for number, segment in enumerate(segments):
+            if segment.begin is not None and not self._is_nameless(segment):
                 try:
                     begin = segment.begin.to_json()
-                    inputs = [self._line(item) for later in self.flight.segments[number:] for item in later.inputs]
+                    inputs = [self._line(item) for later in segments[number:] for item in later.inputs]
                 except Exception as error:  # a user's code made it; a flight without a beginning is better than none
                     problems.append(f"{type(error).__name__}: {error}")
                     continue
-                skipped = sum(len(earlier.inputs) for earlier in self.flight.segments[:number])
-                yield self._head(begin, len(inputs), self.flight.forgotten + skipped)
-                if isinstance(segment.begin, Start):
-                    yield json.dumps({"do": "restart", "what": self.pid.name}, ensure_ascii=False)
-                yield from inputs
-                return
-        yield from self._for_people("; ".join(dict.fromkeys(problems)) or self._why_unknown())
+                skipped = sum(len(earlier.inputs) for earlier in segments[:number])
+                return [self._head(begin, len(inputs), self.flight.forgotten + skipped), *self._first(segment), *inputs]
+        return self._for_people("; ".join(dict.fromkeys(problems)) or self._why_unknown())
+
+    @staticmethod
+    def _is_nameless(segment: Segment) -> bool:
+        return isinstance(segment.begin, Start) and segment.begin.make is None
+
+    def _first(self, segment: Segment) -> list[str]:
+        """The choice that starts the process, if the segment begins there."""
+        start = {"do": "restart", "what": self.pid.name}
+        return [json.dumps(start, ensure_ascii=False)] if isinstance(segment.begin, Start) else []
 
     def _for_people(self, why: str) -> Iterable[str]:
-        inputs = [item for segment in self.flight.segments for item in segment.inputs]
-        lines, written = [], 0
-        for item in inputs:
+        lines, readable = [], 0
+        for item in [item for segment in self.flight.segments for item in segment.inputs]:
             try:
                 lines.append(self._line(item))
-                written += 1
+                readable += 1
             except EncodeError as error:
                 lines.append(self._line((None, *item[1:]), str(error)))
-        unknown = {"why": why, "inputs": written, "state": self.state()}
-        yield self._head({"unknown": unknown}, len(inputs), self.flight.forgotten)
-        yield from lines
+        first = self.flight.segments[0]
+        # All but how it is made may be known, and then whoever knows that may replay it.
+        begin: dict[str, Any] = first.begin.to_json() if isinstance(first.begin, Start) else {"runs": True}
+        begin["unknown"] = {"why": why, "inputs": readable, "state": self.state()}
+        begin.pop("make", None)
+        return [self._head(begin, len(lines), self.flight.forgotten), *self._first(first), *lines]
 
     def _why_unknown(self) -> str:
         if self.why_not:

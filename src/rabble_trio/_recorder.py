@@ -104,16 +104,16 @@ class Tape(Process):
         self._class = name_of(type(process))
         self._gives_state = type(process).flight_state is not Process.flight_state
         self._handle = process.handle
+        make = None
         try:
-            start = Start(call_to_json(process.flight_recipe or factory))
+            make = call_to_json(process.flight_recipe or factory)
         except (TypeError, EncodeError) as error:
-            start = None
             self._why_not = (
                 f"nobody knows how to make this process again, because {error}: spawn it with a class, a function of a "
                 "module, or a functools.partial of one with plain arguments; see rabble_trio.Process.flight_recipe"
             )
-        self.flight = Flight(plan.inputs, plan.size, start)
-        self.flight.full = start is None  # so that its state is asked for before the first message
+        self.flight = Flight(plan.inputs, plan.size, Start(make))
+        self.flight.full = make is None  # so that its state is asked for before the first message
 
     def __repr__(self) -> str:
         return repr(self._process)
@@ -131,14 +131,13 @@ class Tape(Process):
 
     def _begins(self, size: int, snapshot: bytes | None, records: Sequence[bytes], damaged: str | None = None) -> None:
         begin = self.flight.last.begin
-        if not isinstance(begin, Start):
-            return
-        start: Start | None = Start(begin.make, snapshot, records, damaged)
+        make = begin.make if isinstance(begin, Start) else None
+        start: Start | None = Start(make, snapshot, records, damaged)
         if size > self._plan.size:
             start = None
             self._why_not = f"it was restored from {size} bytes, and FlightRecorder keeps {self._plan.size}"
         self.flight = Flight(self._plan.inputs, self._plan.size, start, size if start else 0)
-        self.flight.full = start is None
+        self.flight.full = start is None or start.make is None
 
     def init(self, pid: Pid, output: Outbox) -> None:
         """Pass it on."""
@@ -208,6 +207,8 @@ class NodeRecorder:
         self._waiting: deque[Ended] = deque()
         self._wake = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
+        self._shield = trio.CancelScope(shield=True)  # around what is being written
+        self._is_closing = False
         self._is_full = False
         self.saved = 0
         self.lost = 0
@@ -238,28 +239,38 @@ class NodeRecorder:
         self._wake.set()
 
     async def run(self) -> None:
-        """Write the flights of processes that failed."""
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake = trio.Event()
-                await self._write_all()
-        finally:
-            with trio.move_on_after(FAREWELL, shield=True):
-                await self._write_all()
+        """Write the flights of processes that failed, until cancelled; then those that wait, if there is time."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_all, name="flights")
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._is_closing = True
+                self._shield.deadline = trio.current_time() + FAREWELL
+                self._wake.set()
 
     async def _write_all(self) -> None:
-        while self._waiting:
-            ended = self._waiting[0]
-            try:
-                path = await trio.to_thread.run_sync(write, self._plan, ended, abandon_on_cancel=True)
-            except Exception as error:
-                self.lost += 1
-                logger.error("the flight of %s is lost: %s", ended.pid, describe(error))
-            else:
-                self.saved += 1
-                logger.error("the flight of %s can be looked at: rabble-step %s", ended.pid, path)
-            self._waiting.popleft()
+        # Shielded, because a flight that is half written when the node is cancelled is the one that tells why.
+        with self._shield:
+            while self._waiting or not self._is_closing:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                while self._waiting:
+                    await self._write(self._waiting[0])
+                    self._waiting.popleft()
+        for ended in self._waiting:
+            self.lost += 1
+            logger.error("the flight of %s is lost: it could not be written within %g s", ended.pid, FAREWELL)
+
+    async def _write(self, ended: Ended) -> None:
+        try:
+            path = await trio.to_thread.run_sync(write, self._plan, ended, abandon_on_cancel=True)
+        except Exception as error:
+            self.lost += 1
+            logger.error("the flight of %s is lost: %s", ended.pid, describe(error))
+        else:
+            self.saved += 1
+            logger.error("the flight of %s can be looked at: rabble-step %s", ended.pid, path)
 
     def counters(self) -> dict[str, int]:
         """For the metrics of the node."""
@@ -275,7 +286,7 @@ def write(plan: FlightRecorder, ended: Ended) -> Path:
     """Write a flight to a new file, and remove what is too many. Returns its path. Raises `OSError`."""
     folder = Path(plan.folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    name = re.sub(r"[^\w.-]+", "_", "-".join(part for part in (ended.pid.group, ended.pid.name) if part))[:100]
+    name = "-".join(part for part in (ended.pid.group, ended.pid.name) if part)[:200]  # of harmless characters
     stamp = ended.when.removesuffix(" UTC").replace(" ", "T").replace(":", "-")
     path = folder / f"{name}-{stamp}{SUFFIX}"
     unfinished = path.with_suffix(".part")

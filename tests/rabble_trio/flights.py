@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from random import Random
 
-from rabble_trio import CorrelationId, Persisted, Pid, Process, Timeout, message
+from rabble_trio import CorrelationId, Persisted, Process, Timeout, message
+from rabble_trio.testing import flight, scenario
 
 
 @message(tag="flights.pay")
@@ -44,7 +45,7 @@ class Till(Process):
 
     def init(self, pid, output):
         self.pid = pid
-        output.start_timer(0.001, CorrelationId(pid, 1))
+        output.start_timer(0.0, CorrelationId(pid, 1))
 
     def handle(self, message, sender, correlation_id, output):
         match message:
@@ -57,7 +58,7 @@ class Till(Process):
             case Timeout():
                 self.closings.append(correlation_id.connection)
                 if len(self.closings) < 3:
-                    output.start_timer(0.001, CorrelationId(self.pid, 1 + len(self.closings)))
+                    output.start_timer(0.0, CorrelationId(self.pid, 1 + len(self.closings)))
             case Persisted(count):
                 self.durable = count
 
@@ -104,7 +105,7 @@ class Stateful(Plain):
     asked = 0
 
     def init(self, pid, output):
-        raise AssertionError("this one is only ever resumed") if self.total else None
+        assert not self.total, "who is resumed is not initialised"
 
     def handle(self, message, sender, correlation_id, output):
         if isinstance(message, Timeout):
@@ -124,3 +125,9 @@ class Stateful(Plain):
         made = cls()
         made.total = int(state)
         return made
+
+
+@scenario
+def with_plain(simulation, *, unknown, **recorded):
+    """For a process whose factory has no name."""
+    flight(simulation, make=Plain, **recorded)

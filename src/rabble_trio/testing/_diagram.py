@@ -17,7 +17,7 @@ from typing import Final
 from unicodedata import east_asian_width
 
 from ._choices import ScheduleError
-from ._recording import Flight, Frame, Recording
+from ._recording import Flight, Frame, Recording, timer_name
 
 MAX_DRAWN: Final = 5000
 """Steps of one picture: larger ones are slow in every viewer, and nobody sees anything in them."""
@@ -121,36 +121,55 @@ class _Send:
     """Where an arrow begins."""
 
     flight: Flight
-    number: int
+    number: int | None
+    """The step; None if that was before the first one that is drawn."""
+
+    @property
+    def when(self) -> str:
+        return "sent earlier" if self.number is None else f"sent in step {self.number}"
 
 
 class Diagram:
-    """Lays a recording out. `links`: whether each step links to the text of it, "#s12"."""
+    """Lays a recording out, or the steps of it that are given. `links`: whether each links to the text of it, "#s12".
 
-    def __init__(self, recording: Recording, *, links: bool = False) -> None:
-        if recording.end > MAX_DRAWN:
+    Raises `ScheduleError` if there are too many.
+    """
+
+    def __init__(self, recording: Recording, steps: range | None = None, *, links: bool = False) -> None:
+        steps = range(recording.end + 1) if steps is None else steps
+        self.first = steps.start
+        count = len(steps) - 1
+        if count > MAX_DRAWN:
             raise ScheduleError(
-                f"{recording.end} steps are too many for a picture of at most {MAX_DRAWN}: make the schedule shorter "
-                "(python -m rabble_trio.testing minimize)"
+                f"{count} steps are too many for a picture of at most {MAX_DRAWN}: draw some of them (--from, --to), or "
+                "make the schedule shorter (python -m rabble_trio.testing minimize)"
             )
-        self.frames = [recording.frame(number) for number in range(recording.end + 1)]
+        before = max(0, self.first - 1)
+        self._standing = recording.standing(before)
+        self._is_cut = bool(recording.world._cuts)
+        earlier = recording.in_flight(before) if self.first else ()
+        self.frames = [recording.frame(number) for number in steps]
         self._links = links
         self._lanes: dict[str, int] = {}
         self._colors: dict[str, str] = {}
         self._sent: dict[str, _Send] = {}
-        self._find_lanes(recording.names)
-        self._row = next(height for count, height in ROWS if recording.end <= count)
+        self._find_lanes(recording.names, earlier)
+        self._sent.update((flight.id, _Send(flight, None)) for flight in earlier)
+        self._row = next(height for most, height in ROWS if count <= most)
         wanted = max((columns(self._text(frame)) for frame in self.frames), default=0) * CHARACTER + 30
         self.lane = min(LANE_MAX, max(LANE_MIN, wanted))
-        bottom = self._y(recording.end) + 40
+        bottom = self._y(steps[-1]) + 40
         self.picture = Picture(self._x(len(self._lanes) - 1) + self.lane + 10, bottom)
         self._draw()
 
-    def _find_lanes(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._lanes[name] = len(self._lanes)
+    def _find_lanes(self, names: Iterable[str], earlier: Iterable[Flight]) -> None:
+        for name in [*names, *(flight.sender for flight in earlier)]:
+            if name and name not in self._lanes:
+                self._lanes[name] = len(self._lanes)
         for frame in self.frames:
             found = [flight.sender for flight in frame.flights]
+            if frame.choice is not None and frame.choice.do == "input":
+                found.append(frame.sender)
             found += [name for sender, to, _ in frame.outside for name in (sender, to)]
             for name in found:
                 if name and name not in self._lanes:
@@ -159,8 +178,12 @@ class Diagram:
     def _x(self, lane: int) -> float:
         return GUTTER + self.lane * (lane + 0.95)
 
-    def _y(self, number: int) -> float:
-        return TOP + number * self._row + number // NAMES_EVERY * NAME_ROW
+    def _y(self, number: int | None) -> float:
+        """The height of a step; None: of what was before the first one that is drawn."""
+        if number is None:
+            return TOP - 12
+        row = number - self.first
+        return TOP + row * self._row + row // NAMES_EVERY * NAME_ROW
 
     def _color(self, text: str) -> str:
         """The color of a message's class."""
@@ -181,24 +204,24 @@ class Diagram:
         self.picture.labels = thin(self.picture.labels)
 
     def _draw_names(self) -> None:
-        for number in range(0, len(self.frames), NAMES_EVERY):
-            y = self._y(number) - (self._row if number else 0) - 12 + (self._row / 2 if number else -8)
+        for row in range(0, len(self.frames), NAMES_EVERY):
+            y = self._y(self.first + row) - (self._row if row else 0) - 12 + (self._row / 2 if row else -8)
             for name, lane in self._lanes.items():
                 text = fit(name, self.lane - 12)
                 self._label(self._x(lane) - columns(text) * CHARACTER / 2, y, text, 0, kind="name halo")
 
     def _draw_ranges(self) -> None:
         """What holds for a while: paths that are cut."""
-        since = None
+        since = TOP - 12 if self._is_cut else None
         for frame in [*self.frames, None]:
             verb = frame.choice.do if frame is not None and frame.choice is not None and not frame.left_out else ""
             if since is not None and (frame is None or verb in ("heal", "settle")):
                 until = self.picture.height if frame is None else self._y(frame.number)
-                self._band("cut", self._y(since), until)
+                self._band("cut", since, until)
                 since = None
             elif verb == "cut" and since is None:
                 assert frame is not None
-                since = frame.number
+                since = self._y(frame.number)
             if frame is not None and verb == "settle":
                 y = self._y(frame.number)
                 self._band("calm", y - self._row / 2, y + self._row / 2)
@@ -210,19 +233,22 @@ class Diagram:
         )
 
     def _draw_lanes(self) -> None:
-        changes: dict[str, list[tuple[int, str]]] = {name: [(0, "lane")] for name in self._lanes}
+        kinds = {"up": "lane", "down": "down", "paused": "paused"}
+        changes: dict[str, list[tuple[float, str]]] = {
+            name: [(TOP - 12, kinds[self._standing.get(name, "up")])] for name in self._lanes
+        }
         for frame in self.frames:
             for name in frame.ended:
-                changes[name].append((frame.number, "down"))
+                changes[name].append((self._y(frame.number), "down"))
             for name in frame.started:
-                changes[name].append((frame.number, "lane"))
+                changes[name].append((self._y(frame.number), "lane"))
             if frame.choice is not None and not frame.left_out and frame.choice.do in ("pause", "resume"):
-                changes[frame.name].append((frame.number, "paused" if frame.choice.do == "pause" else "lane"))
+                kind = "paused" if frame.choice.do == "pause" else "lane"
+                changes[frame.name].append((self._y(frame.number), kind))
         for name, parts in changes.items():
             x = self._x(self._lanes[name])
-            ends = [self._y(number) for number, _ in parts[1:]] + [self._y(len(self.frames) - 1) + 16]
-            for (number, kind), end in zip(parts, ends, strict=True):
-                start = self._y(number) if number else TOP - 12
+            ends = [y for y, _ in parts[1:]] + [self._y(self.frames[-1].number) + 16]
+            for (start, kind), end in zip(parts, ends, strict=True):
                 self._shape(f'<line class="{kind}" x1="{x:.1f}" y1="{start:.1f}" x2="{x:.1f}" y2="{end:.1f}"/>')
 
     def _draw_frame(self, frame: Frame) -> None:
@@ -247,6 +273,8 @@ class Diagram:
         match verb:
             case "deliver" | "drop":
                 self._draw_arrival(frame, x, y, lost=verb == "drop")
+            case "input" if not frame.is_timer:
+                self._draw_input(frame, x, y)
             case "duplicate":
                 at = self._at(frame.sender) if frame.sender else x
                 color = self._color(frame.received)
@@ -257,9 +285,9 @@ class Diagram:
                 at, color = self._at(frame.sender), self._color(frame.received)
                 self._dot(at, y, color)
                 self._beside(at, y, text, 3, color, left=any(self._at(flight.to) > at for flight in frame.flights))
-            case "fire" | "sync":
+            case "fire" | "sync" | "snapshot" | "input":
                 self._shape(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="#fff" stroke="{GRAY}" stroke-width="1.5"/>')
-                hand = "v-3.5 v3.5 h2.5" if verb == "fire" else "m-2.5,0 l2,2 l3,-4"
+                hand = "v-3.5 v3.5 h2.5" if verb in ("fire", "input") else "m-2.5,0 l2,2 l3,-4"
                 self._shape(f'<path d="M{x:.1f},{y:.1f} {hand}" stroke="{GRAY}" stroke-width="1.5" fill="none"/>')
                 lanes = [self._at(flight.to) for flight in frame.flights]
                 self._beside(x, y, text, 4, GRAY, left=sum(to > x for to in lanes) > sum(to < x for to in lanes))
@@ -278,7 +306,7 @@ class Diagram:
                 self._beside(x, y, text, 1, color)
         if frame.name in frame.ended:
             self._cross(x, y, RED)
-        if frame.error and verb not in ("deliver", "drop"):
+        if frame.error and verb not in ("deliver", "drop") and not (verb == "input" and not frame.is_timer):
             self._ring(x, y)
 
     def _draw_arrival(self, frame: Frame, x: float, y: float, *, lost: bool) -> None:
@@ -290,7 +318,7 @@ class Diagram:
         if send is not None and send.flight.sender:
             kind = "flight copy" if send.flight.is_copy else "flight"
             stop = x - side * 12 if lost else x
-            tip = f"{frame.choice.what}: {send.flight.text}, sent in step {send.number}"
+            tip = f"{frame.choice.what}: {send.flight.text}, {send.when}"
             self._arrow(start, self._y(send.number), stop, y, color, kind, tip, has_head=not lost)
         if lost:
             self._cross(x - side * 12, y, RED)
@@ -303,6 +331,18 @@ class Diagram:
         bad = lost or frame.is_dead_letter or frame.ended or frame.error
         self._beside(x, y, self._text(frame), 2 if bad else 5, RED if bad else color, left=side < 0)
 
+    def _draw_input(self, frame: Frame, x: float, y: float) -> None:
+        """A message that was recorded: nobody knows when it was sent."""
+        color = self._color(frame.received)
+        start = self._at(frame.sender) if frame.sender else x
+        if start != x:
+            self._arrow(start, y - 0.6 * self._row, x, y, color, "flight", f"{frame.sender}: {frame.received}")
+        self._dot(x, y, color)
+        if frame.error:
+            self._ring(x, y)
+        bad = bool(frame.ended or frame.error)
+        self._beside(x, y, self._text(frame), 2 if bad else 5, RED if bad else color, left=start > x)
+
     def _text(self, frame: Frame) -> str:
         """The label of a step."""
         if frame.choice is None:
@@ -314,6 +354,8 @@ class Diagram:
                 more = " + crash" if "crash" in frame.choice.detail else ""
                 down = " (down)" if frame.is_dead_letter else ""
                 return short + more + down
+            case "input":
+                return timer_name(frame.choice.detail) if frame.is_timer else frame.received.partition("(")[0]
             case "drop":
                 return f"{short} lost"
             case "duplicate":
@@ -329,7 +371,7 @@ class Diagram:
         if send.flight.sender:
             x, y, to = self._at(send.flight.sender), self._y(send.number), self._at(send.flight.to)
             direction = (to > x) - (to < x)
-            tip = f"{send.flight.id}: {send.flight.text}, sent in step {send.number}; no step delivers it"
+            tip = f"{send.flight.id}: {send.flight.text}, {send.when}; no step delivers it"
             self._arrow(x, y, x + direction * 26, y + 9, self._color(send.flight.text), "flight stub", tip)
 
     def _draw_failure(self) -> None:
@@ -448,6 +490,6 @@ def to_svg(picture: Picture, *, style: bool = True) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
-def draw_svg(recording: Recording) -> str:
-    """The space-time diagram as an SVG file. Raises `ScheduleError` if there are too many steps."""
-    return to_svg(Diagram(recording).picture)
+def draw_svg(recording: Recording, steps: range | None = None) -> str:
+    """The space-time diagram of all steps, or of these, as an SVG file. Raises `ScheduleError` if there are too many."""
+    return to_svg(Diagram(recording, steps).picture)

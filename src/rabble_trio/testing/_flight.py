@@ -15,7 +15,7 @@ from .._ids import CorrelationId, NodeId, Pid
 from .._process import Process
 from ._choices import ScheduleError, _from_json, message_from_json
 from ._schedule import scenario
-from ._simulation import Simulation, _correlation
+from ._simulation import Simulation, StandIn, _correlation
 
 
 class NotReplayable(Exception):
@@ -44,6 +44,7 @@ def flight(
     damaged: str | None = None,
     timers: Sequence[Any] = (),
     persisted: int = 0,
+    runs: bool = False,
     unknown: dict[str, Any] | None = None,
 ) -> None:
     """The process that a flight recorder recorded; the parameters are in the first line of its file.
@@ -53,12 +54,11 @@ def flight(
     for module in modules:
         _import(module)  # so that the messages are known
     own = Pid.parse(pid)
-    known = make if callable(make) or make is None else partial(_call, make)
+    known = make if callable(make) or make is None else _maker(make)
     if known is None:
         said = unknown or {}
         why = f"the recording ended with {failure}; it can't be run again: {said.get('why')}"
         known = partial(_stand_in, int(said.get("inputs", 0)), dict(said.get("state", {})), why)
-        make = {"resume": ""}
 
     def start() -> Process:
         process = known()
@@ -70,7 +70,7 @@ def flight(
         return process
 
     slot = simulation._place(own, start, journal=True)
-    if isinstance(make, dict) and "resume" in make:  # it runs, and has been initialised long ago
+    if runs:  # it was initialised long ago
         slot.process = known()
         slot.incarnation = 1
         slot.persisted = slot.durable = persisted
@@ -82,7 +82,7 @@ def _stand_in(inputs: int, state: dict[str, str], end: str) -> Process:
     """Stands for a process that nobody knows how to make. Its state is known after its last message, as text."""
     left = inputs
 
-    class Unknown(Process):
+    class Unknown(StandIn):
         def handle(self, message: Any, sender: Pid, correlation_id: CorrelationId | None, output: Any) -> None:
             nonlocal left
             left -= 1
@@ -100,19 +100,15 @@ def _bytes(value: Any) -> bytes:
     return found
 
 
-def _call(make: dict[str, Any]) -> Process:
-    """Make a process as the recording says. Raises `ScheduleError`, and whatever the factory raises."""
+def _maker(make: dict[str, Any]) -> Callable[[], Process]:
+    """What makes the process as the recording says. Raises `ScheduleError`."""
     if "resume" in make:
         process_class = _find(make["resume"])
         if not (isinstance(process_class, type) and issubclass(process_class, Process)):
             raise ScheduleError(f"{make['resume']} is no class of processes")
-        return process_class.from_flight_state(_bytes(make["state"]))
-    factory = _find(make["call"])
-    arguments = [_value(argument) for argument in make["arguments"]]
-    made = factory(*arguments, **{name: _value(argument) for name, argument in make["keywords"].items()})
-    if not isinstance(made, Process):
-        raise ScheduleError(f"{make['call']} makes no process, but {made!r}")
-    return made
+        return partial(process_class.from_flight_state, _bytes(make["state"]))
+    keywords = {name: _value(argument) for name, argument in make["keywords"].items()}
+    return partial(_find(make["call"]), *map(_value, make["arguments"]), **keywords)
 
 
 def _find(name: str) -> Callable[..., Any]:

@@ -46,9 +46,9 @@ pre { margin: 4px 0; font: 12px ui-monospace, monospace; white-space: pre-wrap; 
 svg a:hover .flight { stroke-width: 3 }"""
 
 
-def draw_html(recording: Recording) -> str:
-    """The space-time diagram as an HTML file. Raises `ScheduleError` if there are too many steps."""
-    diagram = Diagram(recording, links=True)
+def draw_html(recording: Recording, steps: range | None = None) -> str:
+    """The space-time diagram of all steps, or of these, as an HTML file. Raises `ScheduleError` if there are too many."""
+    diagram = Diagram(recording, steps, links=True)
     schedule = recording.schedule
     digest = b64encode(sha256(SCRIPT.encode()).digest()).decode("ascii")
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -56,7 +56,7 @@ def draw_html(recording: Recording) -> str:
     note = f"<p>{escape(schedule.note)}</p>" if schedule.note else ""
     last = diagram.frames[-1]
     failure = f'<p class="bad">step {last.number} fails: {escape(last.error)}</p>' if last.error else ""
-    steps = "\n".join(section(frame) for frame in diagram.frames)
+    sections = "\n".join(section(frame) for frame in diagram.frames)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -75,7 +75,7 @@ def draw_html(recording: Recording) -> str:
 <main>
 {to_svg(diagram.picture, style=False)}</main>
 <aside>
-{steps}
+{sections}
 </aside>
 </div>
 <script>{SCRIPT}</script>

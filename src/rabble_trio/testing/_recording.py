@@ -6,23 +6,26 @@ remembered but the text of steps that were looked at: to go back is to begin aga
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 from .._ids import Pid
-from .._messages import CancelTimer, Demonitor, Monitor, StartTimer, Stop
+from .._messages import CancelTimer, Demonitor, Monitor, StartTimer, Stop, Timeout
+from .._plain import message_to_json
 from .._process import Persist, Snapshot
 from .._show import Printer, changes, correlation, describe, printable
-from ._choices import Choice, ScheduleError
+from ._choices import Choice, ScheduleError, message_from_json
 from ._pending import MESSAGE, TIMER, Pending
 from ._schedule import Schedule
 from ._simulation import Simulation, Step
 
 MAX_KEPT: Final = 10_000
 """Steps whose text is kept; then it is forgotten and made again when it is needed."""
+
+_TIMEOUT: Final = message_to_json(Timeout())
 
 MAX_TITLE: Final = 300
 """Letters of a title: many processes may be cut off at once."""
@@ -85,6 +88,12 @@ class Frame:
         text = printable(self._title())
         return text if len(text) <= MAX_TITLE else f"{text[:MAX_TITLE]}…"
 
+    @property
+    def is_timer(self) -> bool:
+        """Whether a timer fires, as a flight recorder noted it."""
+        choice = self.choice
+        return choice is not None and choice.do == "input" and choice.detail.get("message") == _TIMEOUT
+
     def _title(self) -> str:
         if self.choice is None:
             return "start"
@@ -92,6 +101,10 @@ class Frame:
         match choice.do, choice.detail:
             case "send", {"from": str(sender), "message": _}:
                 return f"send {sender}>{choice.what} {self.received.partition('(')[0]}"
+            case "input", detail if self.is_timer:
+                return f"input {choice.what} {timer_name(detail)}"
+            case "input", {"message": _}:
+                return f"input {self.sender or 'executor'}>{choice.what} {self.received.partition('(')[0]}"
             case "cut", {"from": [*senders], "to": [*receivers]}:
                 return f"cut {' '.join(map(str, senders))} > {' '.join(map(str, receivers))}"
             case "settle", {"seconds": seconds, "core": [*core]}:
@@ -191,6 +204,10 @@ class Recording:
         process = self.world.process(pid)
         return {} if process is None else self.printer.state(process)
 
+    def shows(self, failure: str) -> bool:
+        """Whether it ends with this failure, as `describe` tells it; the line in the code may be another one by now."""
+        return self.failure is not None and failure.rpartition(" (")[0] in describe(self.failure)
+
     @property
     def names(self) -> list[str]:
         """The processes of the simulation."""
@@ -254,6 +271,13 @@ class Recording:
                 if item.kind == MESSAGE:
                     what |= {"received": self.printer.value(item.message), "sender": self._sender(item)}
                 return [item.to], what
+            case "input":
+                pid = world._simulated(choice.what)
+                what = {"name": world.name(pid)}
+                if choice.detail["message"] != _TIMEOUT:
+                    what |= {"received": self.printer.value(message_from_json(choice.detail["message"]))}
+                    what |= {"sender": choice.detail.get("from", "")}
+                return [pid], what
             case "crash" | "restart" | "pause" | "resume":
                 pid = world._simulated(choice.what)
                 return [pid], {"name": world.name(pid)}
@@ -294,6 +318,20 @@ class Recording:
 
     def _flight(self, item: Pending, is_copy: bool = False) -> Flight:
         return Flight(item.id, self._sender(item), item.slot.name, self.printer.value(item.message), is_copy)
+
+    def in_flight(self, number: int) -> tuple[Flight, ...]:
+        """Messages that are on their way after a step."""
+        self.go(number)
+        return tuple(self._flight(item, is_copy=item.copy > 0) for item in self.world._items if item.kind == MESSAGE)
+
+    def standing(self, number: int) -> dict[str, str]:
+        """What the processes do after a step, by name: "up", "down" or "paused"."""
+        self.go(number)
+        found = {}
+        for pid in self.world.pids:
+            paused = self.world._slots[pid].paused
+            found[self.world.name(pid)] = "paused" if paused else "up" if self.world.up(pid) else "down"
+        return found
 
     # --- Effects and what is pending ---
 
@@ -345,3 +383,12 @@ class Recording:
                 text = f"after {item.seconds:g} s" if item.kind == TIMER else "records become durable"
             shown.append((printable(item.id), text + (" (blocked)" if self.world.blocked(item) else "")))
         return shown
+
+
+def timer_name(detail: Mapping[str, Any]) -> str:
+    """What a recorded timer is called, short: "timer 7"."""
+    match detail.get("cid"):
+        case [_, *numbers] if any(number is not None for number in numbers):
+            shown = "/".join("-" if number is None else str(number) for number in numbers)
+            return f"timer {shown.removesuffix('/-')}"
+    return "timer"

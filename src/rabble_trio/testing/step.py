@@ -20,6 +20,7 @@ from typing import Final
 from .._show import printable
 from ._choices import ScheduleError
 from ._diagram import draw_svg
+from ._flight import flight
 from ._page import draw_html
 from ._recording import Frame, Recording
 from ._schedule import Schedule
@@ -75,6 +76,9 @@ class Stepper:
             yield "nothing goes wrong"
         else:
             yield f"step {recording.end} fails: {recording.frame(recording.end).error}"
+        recorded = schedule.parameters.get("failure") if schedule.scenario is flight else None
+        if recorded is not None and not recording.shows(str(recorded)):
+            yield f"which is not how the recording ended: {printable(str(recorded))}"
 
     def prompt(self) -> str:
         """Where we are."""
@@ -229,13 +233,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say, by default those of the process. Returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.command and (options.svg or options.html):
+    draws = options.svg or options.html
+    if options.command and draws:
         parser.error("-c goes with neither --svg nor --html: draw, or step")
+    if not draws and (options.first is not None or options.last is not None):
+        parser.error("--from and --to say what to draw, so they go with --svg or --html")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # where the scenario's module is likely to be, as with `python -m pytest`
     try:
         recording = Recording(Schedule.load(options.schedule))
-        if options.svg or options.html:
+        if draws:
             return _draw(recording, options)
         return _talk(Stepper(recording), options.command)
     except KeyboardInterrupt:
@@ -261,14 +268,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the space-time diagram")
     parser.add_argument("--html", type=Path, metavar="FILE", help="draw it with all details, for a browser")
+    parser.add_argument("--from", dest="first", type=_step, metavar="N", help="the first step to draw; by default 0")
+    parser.add_argument("--to", dest="last", type=_step, metavar="N", help="the last one; by default the end")
     return parser
 
 
+def _step(text: str) -> int:
+    try:
+        return _number(text)
+    except BadCommand as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _draw(recording: Recording, options: argparse.Namespace) -> int:
+    end = recording.end
+    first, last = options.first or 0, end if options.last is None else min(options.last, end)
+    if first > last:
+        raise ScheduleError(f"there are no steps from {first} to {last}: they are 0 to {end}")
     for path, draw in ((options.svg, draw_svg), (options.html, draw_html)):
         if path is not None:
-            path.write_text(draw(recording), encoding="utf-8")
-            print(f"{_count(recording.end, 'step')} drawn in {path}")
+            path.write_text(draw(recording, range(first, last + 1)), encoding="utf-8")
+            some = "" if last - first == end else f"steps {first} to {last} of "
+            print(f"{some}{_count(end, 'step')} drawn in {path}")
     return 0
 
 

@@ -27,7 +27,7 @@ def only(found, verb, number=0):
 
 def test_each_step_tells_what_it_did():
     schedule = everything()
-    assert {choice.do for choice in schedule.choices} == VERBS
+    assert {choice.do for choice in schedule.choices} == VERBS - {"input"}  # which test_flight is about
     found = frames(schedule)
     assert found[0].effects == ("a: start timer 1, 0.5 s",)
     received = only(found, "deliver")
