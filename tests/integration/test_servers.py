@@ -252,3 +252,43 @@ async def test_links_with_certificates(tmp_path: Path, config: haret.ServerConfi
         async with servers.admin(3) as admin:  # its certificate has not the name of its node
             with pytest.raises(haret.BadRequest, match="certificate"):
                 await admin.join(one)
+
+
+async def test_members_change_under_load(tmp_path: Path, config: haret.ServerConfig) -> None:
+    async with open_servers(tmp_path, config, count=4) as servers, servers.admin(1) as admin:
+        ids = [servers.running[number].node.id for number in (1, 2, 3, 4)]
+        pids = [f"r{number}::{node}" for number, node in enumerate(ids, 1)]
+        await admin.create_namespace("demo", pids[:3])
+        async with haret.open_client(servers.endpoints(), "demo") as client:
+            await client.create("/numbers", "queue")
+            async with trio.open_nursery() as nursery:
+                for number in range(100):
+                    nursery.start_soon(client.queue_push, "/numbers", b"%d" % number)
+                changed = await admin.reconfigure("demo", pids[1:], epoch=0)
+            assert changed.epoch == 1
+            assert [pid.name for pid in changed.replicas] == ["r2", "r3", "r4"]
+            assert (await client.queue_len("/numbers")).value == 100
+            with pytest.raises(haret.BadRequest, match="epoch"):  # somebody who has not seen the change
+                await admin.reconfigure("demo", pids[:3], epoch=0)
+            await admin.reconfigure("demo", pids[:3], epoch=1)  # and back
+            assert (await client.queue_len("/numbers")).value == 100
+            for pid in (await admin.namespaces())[0].replicas:
+                while await status_of(admin, pid) != "normal":  # noqa: ASYNC110  # no event tells
+                    await trio.sleep(0.02)
+
+
+async def test_members_that_can_not_be_reached_are_refused(tmp_path: Path, config: haret.ServerConfig) -> None:
+    async with open_servers(tmp_path, config) as servers, servers.admin(1) as admin:
+        namespace = await servers.create(1)
+        first = namespace.replicas[0]
+        for replicas, text in (
+            (("r9::n9@127.0.0.1:9", *map(str, namespace.replicas[1:])), "not a member of this cluster"),
+            ((str(first), str(first), *map(str, namespace.replicas[1:])), "twice"),
+            (tuple(map(str, namespace.replicas)), "already"),
+        ):
+            with pytest.raises(haret.BadRequest, match=text):
+                await admin.reconfigure("demo", replicas, epoch=0)
+        with pytest.raises(haret.NotEnoughReplicas):
+            await admin.reconfigure("demo", namespace.replicas[:2], epoch=0)
+        with pytest.raises(haret.UnknownNamespace):
+            await admin.reconfigure("nowhere", namespace.replicas, epoch=0)

@@ -57,7 +57,7 @@ class Entry:
             self.name,
             first,
             self.primary,
-            self.epoch,
+            max(self.epoch, self.rivals[0].epoch),
             max(0, self.view),
             tuple(others),
             self.durability,
