@@ -237,36 +237,53 @@ class Ended:
         return json.dumps(choice, ensure_ascii=False)
 
 
-def size_of(message: Any, depth: int = 0) -> int:
-    """About how many bytes a message holds in memory."""
-    kind = type(message)
-    if kind is bytes or kind is str:
-        return len(message)
-    if kind is tuple or kind is list or kind is frozenset or kind is set:
-        return 8 if depth >= MAX_DEPTH else sum(16 + size_of(item, depth + 1) for item in message)
-    if kind is dict:
-        pairs = message.items()
-        return (
-            8
-            if depth >= MAX_DEPTH
-            else sum(50 + size_of(key, depth + 1) + size_of(item, depth + 1) for key, item in pairs)
-        )
-    fields = getattr(kind, "__dataclass_fields__", None) if kind in MESSAGE_TYPES else None
-    if not fields or depth >= MAX_DEPTH:
-        return 8
-    return sum(8 + size_of(getattr(message, name), depth + 1) for name in fields)
+class _LargeFields(dict[type, tuple[str, ...]]):
+    """By class of message: its fields whose size has to be looked at."""
+
+    def __missing__(self, kind: type) -> tuple[str, ...]:
+        fields = getattr(kind, "__dataclass_fields__", {}) if kind in MESSAGE_TYPES else {}
+        found = self[kind] = tuple(name for name, one in fields.items() if not _is_small(one.type))
+        return found
 
 
 _SMALL: Final = frozenset({"int", "float", "bool", "None", "NoneType", "Pid", "NodeId", "CorrelationId"})
-
-
-def fixed_size(kind: type) -> int:
-    """What every message of a class costs, if that is the same for all; 0 if it has to be looked at."""
-    fields = getattr(kind, "__dataclass_fields__", {})
-    return OVERHEAD if all(_is_small(one.type) for one in fields.values()) else 0
+_LARGE_FIELDS: Final = _LargeFields()
 
 
 def _is_small(annotation: Any) -> bool:
     # An annotation is text where its module says so; it need not be understood to be told from a plain name.
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
     return all(part.strip() in _SMALL for part in text.split("|"))
+
+
+def size_of(message: Any) -> int:
+    """About how many bytes a message holds in memory. This is in the path of every input, so it is quick, and no more."""
+    size = OVERHEAD
+    for name in _LARGE_FIELDS[type(message)]:
+        size += _size(getattr(message, name), MAX_DEPTH)
+    return size
+
+
+def _size(value: Any, depth: int) -> int:
+    kind = type(value)
+    if kind is bytes or kind is str:
+        return 40 + len(value)
+    if not depth or not value:
+        return 40
+    if kind is dict:
+        return _size_of_all(value.keys(), depth) + _size_of_all(value.values(), depth)
+    if kind is tuple or kind is list or kind is frozenset or kind is set:
+        return _size_of_all(value, depth)
+    return 40 + sum(_size(getattr(value, name), depth - 1) for name in _LARGE_FIELDS[kind])
+
+
+def _size_of_all(values: Any, depth: int) -> int:
+    first = type(next(iter(values)))
+    if first is bytes or first is str:
+        try:
+            return 48 * len(values) + sum(map(len, values))  # many at once, as batches are what is large
+        except TypeError:
+            pass  # they are not all alike
+    if first is int or first is float:
+        return 40 * len(values)
+    return 8 * len(values) + sum(_size(value, depth - 1) for value in values)

@@ -30,7 +30,7 @@ import trio
 
 from ._actor import Actor
 from ._errors import EncodeError
-from ._flight import OVERHEAD, Ended, Flight, Picture, Start, fixed_size, size_of
+from ._flight import OVERHEAD, Ended, Flight, Picture, Start, size_of
 from ._ids import CorrelationId, Pid
 from ._messages import Timeout
 from ._plain import call_to_json, name_of
@@ -155,7 +155,7 @@ class Tape(Process):
         flight = self.flight
         if flight.full:
             self._turn(message, correlation_id)
-        flight.add((message, sender, correlation_id), _SIZES[type(message)] or OVERHEAD + size_of(message))
+        flight.add((message, sender, correlation_id), size_of(message))
         try:
             self._handle(message, sender, correlation_id, output)
         except Exception as error:
@@ -187,15 +187,6 @@ class Tape(Process):
         process, pid = self._process, self._actor.pid
         when = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} UTC"
         self._land(Ended(pid, self.flight, self._why_not, when, describe(error), lambda: Printer(str).state(process)))
-
-
-class _Sizes(dict[type, int]):
-    def __missing__(self, kind: type) -> int:
-        size = self[kind] = fixed_size(kind)
-        return size
-
-
-_SIZES: Final = _Sizes()  # by class of message; 0: each has to be looked at
 
 
 class NodeRecorder:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rabble_trio import CorrelationId, NodeId, Pid
-from rabble_trio._flight import FORMAT, OVERHEAD, SEGMENTS, Ended, Flight, Picture, Start, fixed_size, size_of
+from rabble_trio._flight import FORMAT, OVERHEAD, SEGMENTS, Ended, Flight, Picture, Start, size_of
 from rabble_trio._plain import call_to_json, name_of, value_to_json
 from rabble_trio.testing import Schedule, _flight, _schedule
 from tests.rabble_trio.flights import Loose, Pay, Plain, Till, Total
@@ -136,13 +136,16 @@ def test_message_that_the_wire_refuses_breaks_the_chain_only_before_it():
 
 
 def test_sizes_are_about_right():
-    assert fixed_size(Total) == OVERHEAD
-    assert fixed_size(Pay) == 0  # it has bytes
-    assert 1000 <= size_of(Pay(1, b"x" * 1000)) <= 1100
+    assert size_of(Total(5)) == OVERHEAD
+    assert size_of(Pay(1, b"x" * 1000)) == OVERHEAD + 1040
+    assert size_of(Loose(tuple(range(100)))) == OVERHEAD + 4000
+    assert size_of(Loose((b"x" * 1000, 5))) > 1000  # whatever it holds
+    assert size_of(Loose((Pay(1, b"x" * 1000), {"key": [b"y" * 1000]}))) > 2000
+    assert size_of(Loose(())) < 200
     deep = ()
     for _ in range(1000):
         deep = (deep,)
-    assert size_of(deep) < 1000
+    assert size_of(Loose(deep)) < 1000
 
 
 # --- What is plain ---
