@@ -135,6 +135,37 @@ async def test_clients_reach_the_primary_wherever_it_is(tmp_path: Path, config: 
         assert sorted(await haret.list_namespaces(servers.endpoints()[2:])) == ["demo"]
 
 
+async def test_stale_reads_are_answered_where_the_client_is(tmp_path: Path, config: haret.ServerConfig) -> None:
+    async with open_servers(tmp_path, config) as servers:
+        primary = number_of(await servers.create(1))
+        here, there = (number for number in servers.running if number != primary)
+        where = servers.running[here].api_address
+        async with haret.open_client(servers.endpoints(), "demo") as writer, haret.open_client(where, "demo") as reader:
+            written = await writer.create("/a", "blob")
+            while True:
+                try:
+                    seen = await reader.blob_get("/a", stale=True)
+                    break
+                except haret.DoesNotExist:  # the replica here has not heard of it yet
+                    await trio.sleep(0.01)
+            assert seen.op >= written.op
+            for number in range(20):
+                value = b"%d" % number
+                await writer.blob_put("/a", value)
+                assert (await writer.blob_get("/a", stale=True)).value == value  # nobody goes back behind what they saw
+                assert (await reader.blob_get("/a", stale=True)).op >= seen.op
+            statistics = reader.statistics()
+            assert (statistics.endpoint, statistics.sessions, statistics.redirects) == (where, 0, 0)
+
+            await servers.kill(primary)
+            await servers.kill(there)
+            assert (await reader.blob_get("/a", stale=True)).op >= seen.op
+            with trio.move_on_after(0.3) as scope:
+                await reader.blob_get("/a")
+            assert scope.cancelled_caught
+            assert (await reader.blob_size("/a", stale=True)).value > 0
+
+
 async def test_the_death_of_any_node_is_a_pause(tmp_path: Path, config: haret.ServerConfig) -> None:
     async with open_servers(tmp_path, config) as servers:
         namespace = await servers.create(1)

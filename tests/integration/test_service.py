@@ -77,6 +77,39 @@ async def test_every_operation(world: World) -> None:
             await c.blob_get("/dir/blob")
 
 
+async def test_every_read_leaves_no_trace_in_the_log_and_may_be_stale(world: World) -> None:
+    async with world() as w, w.client() as c:
+        await c.create("/b", "blob")
+        await c.create("/q", "queue")
+        await c.create("/s", "set")
+        last = await c.set_insert("/s", b"x")
+        for stale in (False, True):
+            found = [
+                (await c.blob_get("/b", stale=stale)).value,
+                (await c.blob_size("/b", stale=stale)).value,
+                (await c.queue_front("/q", stale=stale)).value,
+                (await c.queue_back("/q", stale=stale)).value,
+                (await c.queue_len("/q", stale=stale)).value,
+                (await c.set_contains("/s", b"x", stale=stale)).value,
+                (await c.set_union("/s", stale=stale)).value,
+                (await c.set_intersection("/s", "/s", stale=stale)).value,
+                (await c.set_difference("/s", "/s", stale=stale)).value,
+                (await c.set_symmetric_difference("/s", "/s", stale=stale)).value,
+                (await c.set_subset("/s", "/s", stale=stale)).value,
+                (await c.set_superset("/s", "/s", stale=stale)).value,
+            ]
+            assert found == [b"", 0, None, None, 0, True, {b"x"}, {b"x"}, set(), set(), True, True]
+            listed = await c.list_keys("/", stale=stale)
+            assert [key.path for key in listed.value] == ["/", "/b", "/q", "/s"]
+            assert listed.op == last.op
+        with pytest.raises(haret.DoesNotExist):
+            await c.blob_get("/no", stale=True)
+        with pytest.raises(ValueError, match="BlobPut can change the tree"):
+            await c.execute(haret.BlobPut("/b", b""), stale=True)
+        primary = await w.admin.primary("demo")
+        assert (await w.admin.replica(primary)).op == last.op
+
+
 async def test_the_largest_value_and_one_byte_more(world: World) -> None:
     async with world() as w, w.client() as c:
         await c.create("/blob", "blob")

@@ -21,10 +21,16 @@ from .control import ask, open_control, serve
 from .failures import EXPECTED, CommandFailed, Exit, UsageError, leaves
 from .interrupt import SHUTDOWN, Interrupted, run_trio
 from .output import Answer, Console
-from .processes import MAX_NODES, PORTS, NodeProcess, Processes, open_processes
+from .processes import MAX_NODES, PORTS, NodeProcess, Processes, find_cluster, open_processes
 
 BASE_PORT: Final = 5000
 """The first port of the first node, unless told."""
+
+NODES: Final = 3
+"""How many nodes there are, unless told: the fewest of which one can be lost."""
+
+ALL: Final = "all"
+"""Instead of a node: all at once."""
 
 NAMESPACE: Final = "demo"
 """The namespace that is made, unless told."""
@@ -41,27 +47,28 @@ def add_parser(place: Any, parents: Sequence[ArgumentParser]) -> None:
     parser = place.add_parser(
         "dev",
         help="run a cluster on this machine, one process for each node, to try and to break",
-        usage="%(prog)s [options]\n       %(prog)s kill|restart|pause|resume NODE|primary\n       %(prog)s status",
+        usage="%(prog)s [options]\n       %(prog)s kill|restart|pause|resume NODE|primary|all\n       %(prog)s status",
         description="Run a cluster on this machine until Ctrl-C, with a namespace that has a replica on each node.\n"
         "From another terminal, `haret dev kill primary` and the like do to its nodes what happens in life:\n"
-        "kill is SIGKILL, pause is SIGSTOP. Without --base-port, all other commands find the cluster by themselves.",
+        "kill is SIGKILL, pause is SIGSTOP. What was acknowledged is on the disks of a majority of the nodes: even\n"
+        "`haret dev kill all` loses nothing, and `haret dev restart all` brings it back. With --data-dir it outlives the\n"
+        "cluster as well. Without --base-port, all other commands find the cluster by themselves.",
         epilog="example:\n  haret dev\n  haret dev --nodes 5 --base-port 7000\n  haret dev kill primary",
         parents=list(parents),
     )
     parser.add_argument("action", nargs="?", choices=ACTIONS, help="what to do to the cluster that runs already")
-    parser.add_argument("node", nargs="?", metavar="NODE", help="n1, n2, ..., or `primary`: whose replica leads")
-    parser.add_argument("--nodes", type=_count, default=3, metavar="N", help="how many nodes (default 3)")
+    parser.add_argument("node", nargs="?", metavar="NODE", help="n1, n2, ..., `primary`: whose replica leads; or `all`")
+    parser.add_argument("--nodes", type=_count, metavar="N", help=f"how many nodes (default {NODES})")
     parser.add_argument(
         "--base-port",
         type=_port,
-        default=BASE_PORT,
         metavar="PORT",
         help=f"the first port; a node takes three, and the next one begins {PORTS} later (default {BASE_PORT})",
     )
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="for configurations, logs and data of the nodes; by default one that is removed",
+        help="for configurations, logs and data of the nodes, to go on with another time; by default one that is removed",
     )
     parser.set_defaults(start=start)
 
@@ -84,9 +91,9 @@ def start(options: Namespace, console: Console) -> int:
 
 def _act(options: Namespace, console: Console) -> int:
     if options.action != "status" and options.node is None:
-        raise UsageError(f"which node? haret dev {options.action} NODE", "n1, n2, ..., or `primary`")
+        raise UsageError(f"which node? haret dev {options.action} NODE", f"n1, n2, ..., `primary` or `{ALL}`")
     question = {"action": options.action, "node": options.node}
-    answer = run_trio(lambda: ask(options.base_port, question))
+    answer = run_trio(lambda: ask(options.base_port or BASE_PORT, question))
     del answer["ok"]
     if "nodes" in answer:
         console.print(_table(answer))
@@ -102,30 +109,33 @@ def _act(options: Namespace, console: Console) -> int:
 async def _run(options: Namespace, console: Console) -> None:
     namespace = getattr(options, "namespace", None) or NAMESPACE
     with ExitStack() as stack:
-        directory = _directory(options.data_dir, stack)
+        directory, count, base_port = _layout(options, stack)
         async with (
-            open_control(options.base_port) as listener,
-            open_processes(directory, options.nodes, options.base_port) as processes,
+            open_control(base_port) as listener,
+            open_processes(directory, count, base_port) as processes,
             trio.open_nursery() as nursery,
         ):
-            await processes.create_namespace(namespace)
+            await processes.provide_namespace(namespace)
             cluster = _Cluster(processes, namespace)
-            _show(await cluster.status(), options.base_port, console)
+            _show(await cluster.status(), base_port, console)
             nursery.start_soon(serve, listener, cluster.answer)
             nursery.start_soon(_watch, processes, console)
 
 
-def _directory(chosen: str | None, stack: ExitStack) -> Path:
-    if chosen is None:
-        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="haret-dev-")))
-    directory = Path(chosen)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+def _layout(options: Namespace, stack: ExitStack) -> tuple[Path, int, int]:
+    """Where the files of the nodes are, how many nodes there are, and their first port: as an earlier run had it."""
+    if options.data_dir is None:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="haret-dev-")))
+        return directory, options.nodes or NODES, options.base_port or BASE_PORT
+    directory = Path(options.data_dir)
+    count, base_port = find_cluster(directory) or (options.nodes or NODES, options.base_port or BASE_PORT)
+    if options.nodes not in {None, count} or options.base_port not in {None, base_port}:
         raise CommandFailed(
-            f"{directory} is not an empty directory, and trees don't outlive their processes yet",
+            f"{directory} holds a cluster of {count} nodes from port {base_port} on, and it can't be another one",
             code=Exit.USAGE,
-            hint=f"start anew with another one, or after: rm -r {shlex.quote(str(directory))}",
+            hint=f"leave out --nodes and --base-port, or start anew after: rm -r {shlex.quote(str(directory))}",
         )
-    return directory
+    return directory, count, base_port
 
 
 async def _watch(processes: Processes, console: Console) -> None:
@@ -158,10 +168,10 @@ class _Cluster:
         }
         if action not in doings:
             raise UsageError(f"{action!r} is nothing that can be done to a node", f"there are: {', '.join(ACTIONS)}")
+        if question.get("node") == ALL:
+            return {"node": ALL, "action": action, "text": await self._do_to_all(action, doings[action])}
         node = await self._find(str(question.get("node")))
         text = await doings[action](node)
-        if self._processes.majority_is_lost():
-            text += f"; a majority of the replicas of {self._namespace} lost its memory, so it has come to its end"
         return {"node": node.name, "action": action, "pid": node.pid, "state": node.state, "text": text}
 
     async def status(self) -> dict[str, Any]:
@@ -183,6 +193,19 @@ class _Cluster:
         security = next(iter(self._processes)).posture
         return {"namespace": self._namespace, "nodes": nodes, "security": security}
 
+    async def _do_to_all(self, action: str, do: Callable[[NodeProcess], Any]) -> str:
+        if action == "kill":
+            await self._processes.kill_all()
+        elif action == "restart":
+            for node in self._processes:
+                await node.stop()
+            await self._processes.start_all()
+        else:
+            for node in self._processes:
+                if node.state == {"pause": "runs", "resume": "paused"}[action]:
+                    await do(node)
+        return f"{action}: {', '.join(node.name for node in self._processes)}"
+
     async def _find(self, name: str) -> NodeProcess:
         if name != "primary":
             return self._processes.get(name)
@@ -200,9 +223,7 @@ class _Cluster:
     async def _restart(self, node: NodeProcess) -> str:
         await node.stop()
         await node.start()
-        return (
-            f"{node.name} runs again, as process {node.pid}; its replica stays silent, for it forgot what it promised"
-        )
+        return f"{node.name} runs again, as process {node.pid}; its replica goes on with what is on its disk"
 
     async def _pause(self, node: NodeProcess) -> str:
         _check(node, "runs")

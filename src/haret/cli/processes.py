@@ -24,13 +24,16 @@ import trio
 import haret
 from haret.protocol import Namespace
 
-from .failures import CommandFailed, UsageError
+from .failures import CommandFailed, Exit, UsageError
 
 START: Final = 20.0
 """Seconds that a node has to start: on an idle machine it takes less than one."""
 
 FAREWELL: Final = 3.0
 """Seconds that the nodes have to end by themselves; then they are killed."""
+
+LOOK: Final = 0.05
+"""Seconds between looks whether there is a primary."""
 
 MAX_NODES: Final = 9
 """More need more patience than a machine has cores."""
@@ -40,6 +43,9 @@ PORTS: Final = 10
 
 SECRET: Final = "cluster.secret"
 """The file of the secret that the nodes share, in the directory of the cluster."""
+
+CONFIG: Final = "haret.toml"
+"""The file of a node's configuration, in the node's directory."""
 
 _WORDS: Final = {signal.SIGKILL: "dead", signal.SIGSTOP: "paused", signal.SIGCONT: "runs"}
 
@@ -56,8 +62,6 @@ class NodeProcess:
     """For nodes, operators and clients; port 0 until it is chosen."""
     state: str = "dead"
     """"runs", "paused" or "dead"."""
-    forgot: bool = False
-    """Whether its process is not the first one, so that its replica is silent."""
     posture: str = ""
     """How safe it is, in words."""
     process: trio.Process | None = field(default=None, repr=False)
@@ -110,7 +114,7 @@ class NodeProcess:
         """Wait until the process has ended."""
         if self.process is not None:
             await self.process.wait()
-            self.state, self.forgot = "dead", True
+            self.state = "dead"
 
     async def stop(self) -> None:
         """End the process: in good order if that is quickly done."""
@@ -138,11 +142,11 @@ class NodeProcess:
         keys = ("cluster_host", "admin_host", "api_host")
         lines = [f'{key} = "{address}"\n' for key, address in zip(keys, self.addresses, strict=True)]
         names = f'node_name = "{self.name}"\ncluster_name = "dev"\nsecret_file = "../{SECRET}"\ndata_dir = "data"\n'
-        (self.directory / "haret.toml").write_text(names + "".join(lines))
+        (self.directory / CONFIG).write_text(names + "".join(lines))
 
     async def _open(self) -> trio.Process:
         command = [sys.executable, "-m", "haret", "serve", "--until-stdin-closes", "-o", "json"]
-        command += ["--config", str(self.directory / "haret.toml")]
+        command += ["--config", str(self.directory / CONFIG)]
         with self._log.open("ab") as log:
             process: trio.Process = await trio.lowlevel.open_process(
                 command,
@@ -198,7 +202,7 @@ class Processes:
         return [node.clients for node in self]
 
     async def start_all(self) -> None:
-        """Start all nodes at once, and make them one cluster."""
+        """Start all nodes at once. Raises `CommandFailed`."""
         failures: list[CommandFailed] = []
 
         async def start(node: NodeProcess) -> None:
@@ -212,10 +216,21 @@ class Processes:
                 nursery.start_soon(start, node)
         if failures:
             raise failures[0]
+
+    async def join_all(self) -> None:
+        """Make all nodes one cluster; nothing changes if they are."""
         first, *others = self
         for node in others:
             async with haret.open_admin(node.admin) as admin:
                 await admin.join(first.id)
+
+    async def kill_all(self) -> None:
+        """SIGKILL to all nodes that are not dead, and wait for their ends."""
+        doomed = [node for node in self if node.state != "dead"]
+        for node in doomed:
+            node.signal(signal.SIGKILL)
+        for node in doomed:
+            await node.ended()
 
     async def create_namespace(self, name: str) -> Namespace:
         """A namespace with a replica on each node, up to `haret.protocol.MAX_REPLICAS`."""
@@ -223,34 +238,30 @@ class Processes:
         async with haret.open_admin(first.admin) as admin:
             return await admin.create_namespace(name, [f"r{node.name[1:]}::{node.id}" for node in self])
 
+    async def provide_namespace(self, name: str) -> None:
+        """Create a namespace, or wait until the one that there is has a primary. Raises `CommandFailed`."""
+        with suppress(haret.NamespaceExists):
+            await self.create_namespace(name)
+        with trio.move_on_after(START):
+            while await self.primary(name) is None:  # noqa: ASYNC110  # nobody tells who has not asked
+                await trio.sleep(LOOK)
+            return
+        raise CommandFailed(f"{name} has no primary within {START:g} s", code=Exit.UNAVAILABLE)
+
     @asynccontextmanager
     async def admin(self, *, but: NodeProcess | None = None) -> AsyncIterator[haret.Admin]:
         """A connection to the admin port of a node that runs, and is not `but`. Raises `Unavailable`."""
-        tried: list[tuple[str, str]] = []
-        for node in self:
-            if node.state == "runs" and node is not but:
-                try:
-                    manager = haret.open_admin(node.admin)
-                    admin = await manager.__aenter__()
-                except haret.Unavailable as error:
-                    tried += error.tried
-                    continue
-                try:
-                    yield admin
-                finally:
-                    await manager.__aexit__(*sys.exc_info())
-                return
-        raise haret.Unavailable("no node of the cluster answers", tuple(tried), False)
+        endpoints = [node.admin for node in self if node.state == "runs" and node is not but]
+        if not endpoints:
+            raise haret.Unavailable("no node of the cluster runs", (), False)
+        async with haret.open_admin(endpoints) as admin:
+            yield admin
 
     async def primary(self, namespace: str) -> NodeProcess | None:
         """The node whose replica leads a namespace."""
         async with self.admin() as admin:
             primary = await admin.primary(namespace)
         return None if primary is None else self._nodes.get(primary.node.name)
-
-    def majority_is_lost(self) -> bool:
-        """Whether so many replicas have forgotten what they knew that a namespace on all nodes can't go on."""
-        return sum(node.forgot or node.state == "dead" for node in self) > (len(self) - 1) // 2
 
     async def close(self) -> None:
         """End all processes."""
@@ -271,6 +282,7 @@ async def open_processes(directory: Path, count: int, base_port: int | None = No
     processes = Processes(nodes)
     try:
         await processes.start_all()
+        await processes.join_all()
         yield processes
     finally:
         with trio.CancelScope(shield=True):
@@ -279,9 +291,31 @@ async def open_processes(directory: Path, count: int, base_port: int | None = No
 
 def _write_secret(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(directory / SECRET, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
+    with suppress(FileExistsError):  # it is that of an earlier run in the same directory
+        descriptor = os.open(directory / SECRET, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+
+
+def find_cluster(directory: Path) -> tuple[int, int] | None:
+    """How many nodes a directory holds from an earlier run, and their first port; None if it is empty, or not there.
+
+    Raises `CommandFailed` if it holds something else.
+    """
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return None
+    configs: list[haret.ServerConfig] = []
+    while (path := directory / f"n{len(configs) + 1}" / CONFIG).exists():
+        configs.append(haret.load_config(path))
+    ports = [config.node.port for config in configs]
+    found = [(config.cluster_host, config.admin_host, config.api_host) for config in configs]
+    if not configs or found != [addresses_of(number, ports[0]) for number in range(1, len(configs) + 1)]:
+        raise CommandFailed(
+            f"{directory} is not empty, and holds no cluster of `haret dev`",
+            code=Exit.USAGE,
+            hint="take a directory that is empty, or not there yet",
+        )
+    return len(configs), ports[0]
 
 
 def addresses_of(number: int, base_port: int | None) -> tuple[str, str, str]:

@@ -24,7 +24,7 @@ node_name = "node1"
 cluster_host = "127.0.0.1:5000"   # other nodes
 admin_host = "127.0.0.1:5001"     # haret admin
 api_host = "127.0.0.1:5002"       # clients
-# data_dir = "node1"              # keeps members and namespaces over restarts
+data_dir = "node1"                # members, namespaces and the replicas' logs; relative to this file
 # secret_file = "cluster.secret"  # the same on all nodes: openssl rand -hex 32 > cluster.secret; chmod 600 cluster.secret
 """
 
@@ -113,7 +113,8 @@ def describe(server: haret.Server) -> Answer:
         "admin": server.admin_address,
         "clients": server.api_address,
         "security": server.config.security(),
-        "storage": "trees in memory: they last while a majority of their replicas runs; "
-        + (f"members and namespaces in {kept}" if kept else "without data_dir, a restart forgets the cluster"),
+        "storage": f"{kept}; new namespaces are {server.config.durability}"
+        if kept
+        else "none: without data_dir nothing outlives this process, and its replicas recover from the others",
     }
     return Answer(data, rows=tuple(data.items()), raw=f"{server.api_address}\n".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ Run = Callable[..., Any]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Less load than a spectator deserves."""
     monkeypatch.setattr(demo, "LOAD_BEFORE", 0.1)
-    monkeypatch.setattr(demo, "LOAD_AFTER", 0.1)
+    monkeypatch.setattr(demo, "LOAD_BETWEEN", 0.1)
 
 
 def failed(done: Any) -> list[str]:
@@ -35,7 +36,10 @@ def test_the_demonstration_succeeds_and_tells_what_it_did(start: Callable[..., A
     assert b"1. Start three nodes" in done.out
     assert b"ok    the others chose r" in done.out
     assert b"ok    n1 found the others by itself" in done.out
-    assert b"no acknowledged write was lost" in done.out
+    assert b"ok    its replica, r1, goes on with what is on its disk" in done.out
+    assert b"ok    the replicas found each other, chose a primary and go on" in done.out
+    assert b"ok    r1 and r2 and r3 hold the same tree" in done.out
+    assert b"No acknowledged write was lost" in done.out
     assert b"FAIL" not in done.out
 
 
@@ -44,7 +48,14 @@ def test_its_report_for_programs(run: Run, quick: None) -> None:
     assert failed(done) == []
     report = json.loads(done.out)
     assert set(report) == {"ok", "checks", "failed", "failover", "steps"}
-    assert set(report["failover"]) == {"old_primary", "new_primary", "view", "pause_ms", "acknowledged"}
+    assert set(report["failover"]) == {
+        "old_primary",
+        "new_primary",
+        "view",
+        "pause_ms",
+        "restart_ms",
+        "acknowledged",
+    }
     assert report["failover"]["old_primary"] != report["failover"]["new_primary"]
 
 
@@ -75,6 +86,20 @@ def test_whatever_is_broken_is_found(run: Run, quick: None, monkeypatch: pytest.
     broken = failed(run("demo", "-o", "json"))
     for words in ("is lost", "pushed twice", "intersection", "the guard is stale", "changes nothing", "member again"):
         assert any(words in promise for promise in broken), words
+
+
+def test_disks_that_are_lost_are_found(run: Run, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_all = processes.Processes.kill_all
+
+    async def burn(self: processes.Processes) -> None:
+        await kill_all(self)
+        for node in self:
+            shutil.rmtree(node.directory / "data")
+
+    monkeypatch.setattr(processes.Processes, "kill_all", burn)
+    monkeypatch.setattr(demo, "REJOINING", 3.0)
+    broken = failed(run("demo", "-o", "json"))
+    assert any("go on, without anybody's help" in promise for promise in broken)
 
 
 def test_an_error_fails_the_step_that_it_happens_in(run: Run, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,8 +106,15 @@ def test_a_cluster_lives_through_what_is_done_to_its_nodes(
     assert cluster.do("resume", "n1").code == 0
     unknown = cluster.do("pause", "n9")
     assert (unknown.code, "there are: n1, n2, n3" in json.loads(unknown.err)["hint"]) == (2, True)
-    warned = json.loads(cluster.do("kill", "n2").out)
-    assert "come to its end" in warned["text"]
+    assert cluster.do("kill", "n2").code == 0
+    assert cluster.client("get", "/a", "-o", "raw").out == b"1"  # n1 has come back in earnest
+    assert json.loads(cluster.do("kill", "all").out)["node"] == "all"
+    assert set(cluster.states().values()) == {"dead"}
+    assert cluster.do("restart", "all").code == 0
+    assert cluster.client("get", "/a", "-o", "raw").out == b"1"
+    assert cluster.do("pause", "all").code == 0
+    assert cluster.do("resume", "all").code == 0
+    assert set(cluster.states().values()) == {"runs"}
     second = run("dev", *cluster.option)
     assert (second.code, b"runs already" in second.err) == (1, True)
     pids += [pid for pid in cluster.pids if pid is not None]
@@ -115,8 +122,29 @@ def test_a_cluster_lives_through_what_is_done_to_its_nodes(
     assert (done.code, done.err) == (130, b"")
     wait_until_dead(pids)
     assert list((tmp_path / "tmp").glob("haret-dev-*/*")) == []
-    used = run("dev", *cluster.option, "--data-dir", str(tmp_path / "data"))
-    assert (used.code, b"not an empty directory" in used.err) == (2, True)
+
+
+def test_a_cluster_goes_on_in_its_directory_another_time(
+    start: Start, run: Run, base_port: int, tmp_path: Path
+) -> None:
+    data = ("--data-dir", str(tmp_path / "data"))
+    cluster = Dev(start, run, base_port, *data, "--nodes", "4")
+    assert cluster.client("put", "/a", "1").code == 0
+    cluster.child.finish(signal.SIGKILL)
+    wait_until_dead(cluster.pids)
+    other = run("dev", "--nodes", "3", *data)
+    assert (other.code, f"4 nodes from port {base_port} on".encode() in other.err) == (2, True)
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "file").touch()
+    for strange in ("strange", "strange/file"):
+        done = run("dev", "--data-dir", str(tmp_path / strange))
+        assert (done.code, b"holds no cluster of `haret dev`" in done.err) == (2, True)
+    child = start("dev", *data, "-o", "json")
+    child.wait_for(b"\n")
+    nodes = json.loads(child.out)["nodes"]
+    assert [node["clients"] for node in nodes] == [node["clients"] for node in cluster.nodes]
+    assert cluster.client("get", "/a", "-o", "raw").out == b"1"
+    child.finish(signal.SIGINT)
 
 
 def test_no_node_outlives_a_parent_that_is_killed(start: Start, run: Run, base_port: int) -> None:

@@ -43,6 +43,7 @@ MESSAGES = {
 QUESTIONS = [
     protocol.GetConfig(),
     protocol.CreateNamespace("ns", (PID,), protocol.FENCED),
+    protocol.Reconfigure("ns", 0, (PID,)),
     protocol.ListNamespaces(),
     protocol.GetReplica(PID),
     protocol.GetPrimary("ns"),

@@ -22,13 +22,14 @@ from haret.protocol import (
     Done,
     Namespace,
     NamespaceExists,
+    Reconfigure,
     Unanswered,
     UnknownActor,
 )
 from haret.server import namespaces
 from haret.server.directory import Directory, Entry, PrimaryChanged
-from haret.server.gossip import Reserve, Start, Started, manager_of
-from haret.server.groups import LocalGroups
+from haret.server.gossip import Learn, Reserve, Start, Started, manager_of
+from haret.server.groups import LEARNING, LocalGroups
 from haret.server.namespaces import NamespaceManager
 from haret.server.registry import SUPERVISOR, Group
 from haret.server.store import Store
@@ -507,15 +508,39 @@ async def test_a_bad_group_is_refused(autojump_clock: MockClock) -> None:
         assert isinstance(await w.cluster[1].ask(manager_of(w.cluster[2].id), Reserve(group)), BadRequest)
 
 
-async def test_replicas_follow_a_later_configuration(autojump_clock: MockClock) -> None:
+async def until_gone(world: World, pid: Pid) -> None:
+    """Wait until a replica does not run any more."""
+    while True:
+        try:
+            await world.node.ask(pid, GetReplicaState())
+        except ActorDown:
+            return
+        await trio.sleep(0.5)
+
+
+async def test_a_new_member_takes_part_and_the_old_one_is_stopped(autojump_clock: MockClock) -> None:
+    async with open_worlds() as w:
+        created = await w[1].ask(w.request())
+        op = await w[1].open_session(created.primary)
+        pids = (*created.replicas[:2], w.cluster[3].pid("r4", "ns"))
+        changed = await w[2].ask(Reconfigure("ns", 0, pids))
+        assert isinstance(changed, Namespace)
+        assert (changed.epoch, changed.replicas) == (1, pids)
+        await w[1].until_back(pids[2], op)
+        assert (await w.until_all_know()).replicas == pids
+        await until_gone(w[1], created.replicas[2])
+
+
+async def test_a_learner_that_nobody_makes_a_member_is_stopped(autojump_clock: MockClock) -> None:
     async with open_worlds() as w:
         await w[1].ask(w.request())
-        known = w[1].directory.registry.get("ns")[0]
-        pids = (known.replicas[0], known.replicas[1], w.cluster[3].pid("r4", "ns"))
-        w[1].directory.learn([Group("ns", known.creation, 1, pids)])
-        assert await w[1].status(pids[2]) == "recovering"
-        while True:
-            try:
-                await w.cluster[1].ask(known.replicas[2], GetReplicaState())
-            except ActorDown:
-                break
+        (group,) = w[1].directory.registry.get("ns")
+        learner = w.cluster[3].pid("r9", "ns")
+        assert await w.cluster[1].ask(manager_of(learner.node), Learn(group, learner)) == Started()
+        assert await w[1].status(learner) == "learning"
+        strange = await w.cluster[1].ask(manager_of(learner.node), Learn(group, w.cluster[1].pid("r9", "ns")))
+        assert isinstance(strange, BadRequest)
+        begun = trio.current_time()
+        await until_gone(w[1], learner)
+        assert trio.current_time() - begun > LEARNING
+        assert (await w.until_all_know()).replicas == group.replicas
