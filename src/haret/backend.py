@@ -5,24 +5,26 @@ Rules:
 1. Only bytes that `admit` admits are logged. It decodes an operation and checks what can be checked without a tree.
 2. `Backend.apply` never raises, whatever the bytes: it admits them once more, and a refusal is a result.
 3. `Backend.read` answers from the tree as it is, changes nothing, and never raises either: what is no read is refused.
-4. All replicas of a node share what `admit` decoded. Operations are immutable, and equal bytes are equal operations, so
-   that is a matter of speed only: each is decoded and checked once, not once by the server and once by every replica.
+4. What `admit` decoded for a server is kept until its replica applies or reads it. Operations are immutable, and equal
+   bytes are equal operations, so that is a matter of speed only: each is decoded and checked once, not twice.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, Final, final
+from collections.abc import Callable
+from typing import Any, Final, cast, final
+
+import msgpack
 
 from haret.protocol import BadRequest
-from haret.vertree import Decoder, Image, Operation, Tree, check
+from haret.vertree import Decoder, Image, Operation, Read, Result, Tree, check
 from haret.vertree.operations import READS
 from rabble_trio import DecodeError, decode, encode
 
-CACHED_OPERATIONS: Final = 4096
-"""Operations that `admit` remembers: several times what is under way between a server and its replicas."""
+MAX_ADMITTED: Final = 4096
+"""Operations that are remembered between `admit` and `Backend.apply`: several times what is under way in a server."""
 
-MAX_CACHED: Final = 2048
+MAX_REMEMBERED: Final = 2048
 """Bytes of an operation that is remembered: larger ones cost more to keep (up to 8 MiB in all) than to decode again."""
 
 
@@ -37,9 +39,19 @@ class Refusal:
         self.encoded = encode(error)
 
 
+_admitted: Final[dict[bytes, Operation | Refusal]] = {}
+
+
 def admit(data: bytes) -> Operation | Refusal:
     """The operation that these bytes are, or why it is none that could succeed. Never raises."""
-    return _remembered(data) if len(data) <= MAX_CACHED else _admit(data)
+    known = _admitted.get(data)
+    if known is None:
+        known = _admit(data)
+        if len(data) <= MAX_REMEMBERED:
+            if len(_admitted) >= MAX_ADMITTED:
+                _admitted.clear()  # forgotten ones are decoded again
+            _admitted[data] = known
+    return known
 
 
 def _admit(data: bytes) -> Operation | Refusal:
@@ -51,9 +63,6 @@ def _admit(data: bytes) -> Operation | Refusal:
     return operation if refused is None else Refusal(refused)
 
 
-_remembered = lru_cache(CACHED_OPERATIONS)(_admit)
-
-
 def is_read(operation: bytes | Operation | Refusal) -> bool:
     """Whether an operation only reads, so that it need not be logged. A multi-CAS is no read, and a refusal neither.
 
@@ -61,6 +70,10 @@ def is_read(operation: bytes | Operation | Refusal) -> bool:
     """
     return type(admit(operation) if type(operation) is bytes else operation) in READS
 
+
+# What most writes answer differs in its last field only, the version. Every replica encodes every answer, so it counts.
+_WRITTEN: Final = encode(Result(None, 0))[:-1]
+_pack: Final[Callable[[int], bytes]] = msgpack.Packer().pack
 
 _NOT_A_READ: Final = encode(BadRequest("this operation can change the tree, so it can't be sent as a read: submit it"))
 
@@ -82,7 +95,7 @@ class Loader:
 
         Raises `BadSnapshot` if the bytes are not a whole image; the backend then keeps the tree that it had.
         """
-        self._backend.tree = Tree(self._decoder.finish())
+        self._backend._editor = Tree(self._decoder.finish()).edit()
 
 
 @final
@@ -90,25 +103,31 @@ class Backend:
     """One replica's tree: a `haret.vr.StateMachine`."""
 
     def __init__(self) -> None:
-        self.tree = Tree.empty()
+        self._editor = Tree.empty().edit()
+
+    @property
+    def tree(self) -> Tree:
+        """The tree as it is now."""
+        return self._editor.tree()
 
     def apply(self, op: int, operation: bytes) -> bytes:
         """Execute an operation with this commit number as its revision; returns the encoded result or error."""
-        admitted = admit(operation)
+        admitted = _admitted.pop(operation, None) or _admit(operation)
         if type(admitted) is Refusal:
             return admitted.encoded
-        self.tree, outcome = self.tree.apply(admitted, op)
+        outcome = self._editor.apply(admitted, op)
+        if type(outcome) is Result and outcome.value is None:
+            return _WRITTEN + _pack(outcome.version)
         return encode(outcome)
 
     def read(self, operation: bytes) -> bytes:
         """The encoded answer to a read; the tree stays as it is. A `BadRequest` for what is not a read."""
-        admitted = admit(operation)
+        admitted = _admitted.pop(operation, None) or _admit(operation)
         if type(admitted) is Refusal:
             return admitted.encoded
         if type(admitted) not in READS:
             return _NOT_A_READ
-        _, outcome = self.tree.apply(admitted, self.tree.version)
-        return encode(outcome)
+        return encode(self._editor.read(cast("Read", admitted)))
 
     def image(self) -> Image:
         """The tree as it is now, whatever is applied later. Takes no time."""

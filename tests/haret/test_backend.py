@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haret.backend import MAX_CACHED, Backend, Loader, Refusal, admit, is_read
+from haret.backend import MAX_ADMITTED, MAX_REMEMBERED, Backend, Loader, Refusal, admit, is_read
 from haret.protocol import BadRequest, Ready
 from haret.vertree import (
     BlobGet,
@@ -24,7 +24,7 @@ from rabble_trio import decode, encode
 
 
 def test_operations_are_admitted() -> None:
-    for operation in (BlobPut("/a", b"x"), BlobPut("/a", bytes(2 * MAX_CACHED))):
+    for operation in (BlobPut("/a", b"x"), BlobPut("/a", bytes(2 * MAX_REMEMBERED))):
         assert admit(encode(operation)) == operation
 
 
@@ -33,7 +33,7 @@ def test_what_could_never_succeed_is_refused() -> None:
         (encode(BlobGet("no slash")), InvalidPath),
         (encode(Ready()), UnknownOperation),
         (b"", BadRequest),
-        (b"\xc1" * (2 * MAX_CACHED), BadRequest),
+        (b"\xc1" * (2 * MAX_REMEMBERED), BadRequest),
     ):
         refused = admit(data)
         assert isinstance(refused, Refusal)
@@ -57,6 +57,36 @@ def test_the_commit_number_is_the_version() -> None:
     assert decode(backend.apply(11, encode(BlobGet("/b")))) == DoesNotExist("/b")
 
 
+@given(st.integers(0, 2**63 - 1))
+def test_the_result_of_a_write_is_encoded_as_any_message(op: int) -> None:
+    backend = Backend()
+    assert backend.apply(op, encode(Create("/a", "blob"))) == encode(Result(None, op))
+
+
+def test_only_so_many_operations_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = 0
+
+    def counting(data: bytes) -> object:
+        nonlocal decoded
+        decoded += 1
+        return decode(data)
+
+    monkeypatch.setattr("haret.backend.decode", counting)
+    first, *others = (encode(BlobGet(f"/remembered/{number}")) for number in range(MAX_ADMITTED + 1))
+    for data in (first, first):
+        admit(data)
+    assert decoded == 1
+    for data in others:
+        admit(data)
+    admit(others[-1])
+    assert decoded == len(others) + 1
+    Backend().apply(1, others[-1])  # it was admitted a moment ago
+    assert decoded == len(others) + 1
+    Backend().apply(1, others[-1])  # by another replica, or once more
+    Backend().apply(1, first)
+    assert decoded == len(others) + 3
+
+
 def test_equal_histories_give_equal_digests() -> None:
     one, other = Backend(), Backend()
     for op, operation in enumerate((Create("/a", "blob"), BlobPut("/a", b"x"), BlobPut("/a", b"y")), 1):
@@ -71,7 +101,7 @@ def test_reads_are_told_from_writes() -> None:
         assert is_read(encode(operation))
         assert is_read(operation)
     write = BlobPut("/a", b"x")
-    for other in (write, BlobPut("/a", bytes(2 * MAX_CACHED)), MultiCas((), ()), MultiCas((), (write,)), Ready()):
+    for other in (write, BlobPut("/a", bytes(2 * MAX_REMEMBERED)), MultiCas((), ()), MultiCas((), (write,)), Ready()):
         assert not is_read(encode(other))
         assert not is_read(admit(encode(other)))
     assert not is_read(b"")
@@ -81,13 +111,13 @@ def test_a_read_changes_nothing_and_a_write_is_no_read() -> None:
     backend = Backend()
     backend.apply(5, encode(Create("/a", "blob")))
     backend.apply(6, encode(BlobPut("/a", b"x")))
-    before = backend.tree
+    before = backend.digest()
     assert decode(backend.read(encode(BlobGet("/a")))) == Result(b"x", 6)
     assert decode(backend.read(encode(BlobGet("/b")))) == DoesNotExist("/b")
     assert type(decode(backend.read(encode(BlobGet("no slash"))))) is InvalidPath
     for operation in (BlobPut("/a", b"y"), MultiCas((), ())):
         assert type(decode(backend.read(encode(operation)))) is BadRequest
-    assert backend.tree is before
+    assert backend.digest() == before
 
 
 @given(st.binary(max_size=200))
@@ -112,13 +142,14 @@ def test_an_image_is_loaded_into_another_backend() -> None:
 
 def test_bad_bytes_leave_a_backend_as_it_was() -> None:
     backend = Backend()
-    before = backend.tree
+    backend.apply(5, encode(Create("/a", "blob")))
+    before = backend.digest()
     chunks = list(backend.image().chunks())
     for bad in ([], [chunks[0][:-1]], [b"\xc1"]):
         loader = backend.loader()
         with pytest.raises(ValueError, match="snapshot"):
             feed(loader, bad)
-        assert backend.tree is before
+        assert backend.digest() == before
 
 
 def feed(loader: Loader, chunks: list[bytes]) -> None:

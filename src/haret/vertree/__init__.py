@@ -61,7 +61,7 @@ from .results import (
     is_error,
 )
 from .snapshot import BadSnapshot, Decoder
-from .tree import Tree
+from .tree import Editor, Tree
 
 __all__ = [
     "AlreadyExists",
@@ -77,6 +77,7 @@ __all__ = [
     "Delete",
     "Directory",
     "DoesNotExist",
+    "Editor",
     "Error",
     "Guard",
     "Image",

@@ -1,7 +1,10 @@
-"""How each operation is done: functions from a root, an operation and a revision to a root and an outcome.
+"""How each operation is done: functions from a root, an operation, a revision and an owner to a root and an outcome.
 
 A function for every class of operation is in `HANDLERS`; the rules that they keep are in `tree.py`. Operations have
-passed `check` before they come here. A root that is returned unchanged is the very object that was given.
+passed `check` before they come here. A root that is returned unchanged is the very object that was given; one that is
+changed may be the same object, too, if it belongs to the owner (see the rules of `sortedmap.py`).
+
+Nothing is changed before it is certain that the operation succeeds.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ from .results import (
     WrongType,
 )
 
-Handler = Callable[[Directory, Any, int], tuple[Directory, Outcome]]
+Handler = Callable[[Directory, Any, int, object], tuple[Directory, Outcome]]
 Value = bytes | int | bool | None
 Components = tuple[str, ...]
 
@@ -84,6 +87,11 @@ def find(root: Directory, path: str) -> Node | Error:
     return node
 
 
+def _wrong(found: Node | Error, path: str, wanted: type[Any]) -> Error:
+    """Why what `find` found at a path is not what an operation wants."""
+    return WrongType(path, wanted.type, found.type) if isinstance(found, Node) else found
+
+
 def _parents(root: Directory, components: Components) -> list[Directory]:
     """The directories on the way to a node, the root first, up to the one that is missing or the leaf that is none."""
     found = [root]
@@ -95,10 +103,19 @@ def _parents(root: Directory, components: Components) -> list[Directory]:
     return found
 
 
-def _put_back(parents: list[Directory], components: Components, node: Node, revision: int) -> Directory:
-    """The root after `node` took its place below its parents, which are copied with the new version."""
-    for parent, name in zip(reversed(parents), reversed(components), strict=True):
-        node = Directory(revision, parent.children.put(name, node))
+def _put_back(parents: list[Directory], components: Components, node: Node, revision: int, owner: object) -> Directory:
+    """The root after `node` took its place below its parents, which get the new version; they are copied if need be."""
+    new: Node | None = node  # what its parent has yet to get
+    for depth in range(len(parents) - 1, -1, -1):
+        parent = parents[depth]
+        if parent.owner is owner:
+            parent.version = revision
+            if new is not None:
+                parent.children = parent.children.put(components[depth], new, owner)
+                new = None
+            node = parent
+        else:
+            node = new = Directory(revision, parent.children.put(components[depth], node, owner), owner)
     return cast("Directory", node)
 
 
@@ -106,76 +123,78 @@ def _put_back(parents: list[Directory], components: Components, node: Node, revi
 
 
 def _leaf_write(
-    wanted: type[Any], edit: Callable[[Any, Any, int], tuple[Node | None, Value | LimitExceeded]]
+    wanted: type[Any], edit: Callable[[Any, Any, int, object], tuple[Node | None, Value | LimitExceeded]]
 ) -> Handler:
     """The handler of a write to a leaf.
 
-    `edit` takes the leaf, the operation and the revision, and returns the new leaf, or None if there is no change, and
-    the value of the result or an error.
+    `edit` takes the leaf, the operation, the revision and the owner. It returns the new leaf, or None if there is no
+    change, and the value of the result or an error.
     """
 
-    def handle(root: Directory, operation: Any, revision: int) -> tuple[Directory, Outcome]:
-        # The same as `find`, written out because every write to a leaf comes by here and needs the parents.
+    def handle(root: Directory, operation: Any, revision: int, owner: object) -> tuple[Directory, Outcome]:
+        # As `find`, written out because every write to a leaf comes by here and needs the parents.
         components = split_checked(operation.path)
         parents: list[Directory] = []
         node: Any = root
         for name in components:
             if type(node) is not Directory:
-                return root, PathMustEndInDirectory(join(components[: len(parents)]))
+                break
             parents.append(node)
             node = node.children.get(name)
-            if node is None:
-                return root, DoesNotExist(operation.path)
-        if type(node) is not wanted:
-            return root, WrongType(operation.path, wanted.type, node.type)
-        new, value = edit(node, operation, revision)
+        if type(node) is not wanted or len(parents) < len(components):
+            return root, _wrong(find(root, operation.path), operation.path, wanted)
+        new, value = edit(node, operation, revision, owner)
         if isinstance(value, LimitExceeded):
             return root, value
         if new is None:
             return root, Result(value, node.version)
-        return _put_back(parents, components, new, revision), Result(value, revision)
+        return _put_back(parents, components, new, revision, owner), Result(value, revision)
 
     return handle
 
 
-def _blob_put(_blob: Blob, operation: BlobPut, revision: int) -> tuple[Node, None]:
+def _blob_put(_blob: Blob, operation: BlobPut, revision: int, _owner: object) -> tuple[Node, None]:
     return Blob(revision, operation.value), None
 
 
-def _queue_push(queue: Queue, operation: QueuePush, revision: int) -> tuple[Node | None, LimitExceeded | None]:
+def _queue_push(
+    queue: Queue, operation: QueuePush, revision: int, owner: object
+) -> tuple[Node | None, LimitExceeded | None]:
     elements = queue.elements
     if elements.size >= MAX_QUEUE_LENGTH:
         return None, LimitExceeded("elements in a queue", MAX_QUEUE_LENGTH, elements.size + 1)
     number = elements.last()[0] + 1 if elements.size else 0
-    return Queue(revision, elements.put(number, operation.value)), None
+    return Queue(revision, elements.put(number, operation.value, owner)), None
 
 
-def _queue_pop(queue: Queue, _operation: QueuePop, revision: int) -> tuple[Node | None, bytes | None]:
+def _queue_pop(queue: Queue, _operation: QueuePop, revision: int, owner: object) -> tuple[Node | None, bytes | None]:
     if not queue.elements.size:
         return None, None
     number, value = queue.elements.first()
-    return Queue(revision, queue.elements.remove(number)), value
+    return Queue(revision, queue.elements.remove(number, owner)), value
 
 
-def _set_insert(members: Set, operation: SetInsert, revision: int) -> tuple[Node | None, bool | LimitExceeded]:
+def _set_insert(
+    members: Set, operation: SetInsert, revision: int, owner: object
+) -> tuple[Node | None, bool | LimitExceeded]:
     elements = members.elements
     if operation.value in elements:
         return None, False
     if elements.size >= MAX_SET_SIZE:
         return None, LimitExceeded("elements in a set", MAX_SET_SIZE, elements.size + 1)
-    return Set(revision, elements.put(operation.value, None)), True
+    return Set(revision, elements.put(operation.value, None, owner)), True
 
 
-def _set_remove(members: Set, operation: SetRemove, revision: int) -> tuple[Node | None, bool]:
+def _set_remove(members: Set, operation: SetRemove, revision: int, owner: object) -> tuple[Node | None, bool]:
     if operation.value not in members.elements:
         return None, False
-    return Set(revision, members.elements.remove(operation.value)), True
+    return Set(revision, members.elements.remove(operation.value, owner)), True
 
 
 # Creating and deleting
 
 
-def _create(root: Directory, operation: Create, revision: int) -> tuple[Directory, Outcome]:
+def _create(root: Directory, operation: Create, revision: int, owner: object) -> tuple[Directory, Outcome]:
     found = find(root, operation.path)
     if isinstance(found, Node):
         return root, AlreadyExists(operation.path)
@@ -187,17 +206,17 @@ def _create(root: Directory, operation: Create, revision: int) -> tuple[Director
         return root, LimitExceeded("children of a directory", MAX_CHILDREN, parents[-1].children.size + 1)
     parents += [Directory(revision)] * (len(components) - len(parents))
     node = NODE_TYPES[operation.type](revision)
-    return _put_back(parents, components, node, revision), Result(None, revision)
+    return _put_back(parents, components, node, revision, owner), Result(None, revision)
 
 
-def _delete(root: Directory, operation: Delete, revision: int) -> tuple[Directory, Outcome]:
+def _delete(root: Directory, operation: Delete, revision: int, owner: object) -> tuple[Directory, Outcome]:
     found = find(root, operation.path)
     if not isinstance(found, Node):
         return root, found
     components = split_checked(operation.path)
     *parents, parent = _parents(root, components)
-    emptier = Directory(revision, parent.children.remove(components[-1]))
-    return _put_back(parents, components[:-1], emptier, revision), Result(None, revision)
+    emptier = Directory(revision, parent.children.remove(components[-1], owner), owner)
+    return _put_back(parents, components[:-1], emptier, revision, owner), Result(None, revision)
 
 
 # Reading leaves
@@ -206,11 +225,11 @@ def _delete(root: Directory, operation: Delete, revision: int) -> tuple[Director
 def _leaf_read(wanted: type[Any], read: Callable[[Any, Any], Value]) -> Handler:
     """The handler of a read of a leaf. `read` takes the leaf and the operation and returns the value of the result."""
 
-    def handle(root: Directory, operation: Any, _revision: int) -> tuple[Directory, Outcome]:
+    def handle(root: Directory, operation: Any, _revision: int, _owner: object) -> tuple[Directory, Outcome]:
         node = find(root, operation.path)
         if isinstance(node, wanted):
             return root, Result(read(node, operation), node.version)
-        return root, WrongType(operation.path, wanted.type, node.type) if isinstance(node, Node) else node
+        return root, _wrong(node, operation.path, wanted)
 
     return handle
 
@@ -234,7 +253,7 @@ def _plain_set(root: Directory, operand: SetOperand) -> tuple[frozenset[bytes] |
     node = find(root, operand)
     if isinstance(node, Set):
         return node.elements.key_set(), node.version
-    return WrongType(operand, Set.type, node.type) if isinstance(node, Node) else node
+    return _wrong(node, operand, Set)
 
 
 def _set_result(value: set[bytes] | frozenset[bytes], version: int) -> SetResult | LimitExceeded:
@@ -244,7 +263,7 @@ def _set_result(value: set[bytes] | frozenset[bytes], version: int) -> SetResult
     return SetResult(frozenset(value), version)
 
 
-def _set_union(root: Directory, operation: SetUnion, _revision: int) -> tuple[Directory, Outcome]:
+def _set_union(root: Directory, operation: SetUnion, _revision: int, _owner: object) -> tuple[Directory, Outcome]:
     operands: tuple[SetOperand, ...] = (*operation.paths, *operation.literals)
     union: set[bytes] = set()
     highest = 0
@@ -261,7 +280,7 @@ def _set_union(root: Directory, operation: SetUnion, _revision: int) -> tuple[Di
 def _set_pair(combine: Callable[[Any, Any], Any]) -> Handler:
     """The handler of an operation on two sets; `combine` makes a set or a bool of two plain sets."""
 
-    def handle(root: Directory, operation: Any, _revision: int) -> tuple[Directory, Outcome]:
+    def handle(root: Directory, operation: Any, _revision: int, _owner: object) -> tuple[Directory, Outcome]:
         left = _plain_set(root, operation.left)
         if not isinstance(left, tuple):
             return root, left
@@ -298,7 +317,7 @@ def walk(
             yield (*prefix, name), child
 
 
-def _list_keys(root: Directory, operation: ListKeys, _revision: int) -> tuple[Directory, Outcome]:
+def _list_keys(root: Directory, operation: ListKeys, _revision: int, _owner: object) -> tuple[Directory, Outcome]:
     node = find(root, operation.path)
     if not isinstance(node, Node):
         return root, node
@@ -325,16 +344,17 @@ def _guard_failure(root: Directory, guard: Guard) -> CasFailed | None:
     return None if actual == guard.version else CasFailed(guard.path, guard.version, actual)
 
 
-def _multi_cas(root: Directory, operation: MultiCas, revision: int) -> tuple[Directory, Outcome]:
+def _multi_cas(root: Directory, operation: MultiCas, revision: int, _owner: object) -> tuple[Directory, Outcome]:
     for guard in operation.guards:
         failure = _guard_failure(root, guard)
         if failure is not None:
             return root, failure
     new_root = root
+    owner = object()  # its own, so that `root` stays as it is for the case that an operation fails
     results: list[Result] = []
     size = 0
     for write in operation.operations:
-        new_root, outcome = HANDLERS[type(write)](new_root, write, revision)
+        new_root, outcome = HANDLERS[type(write)](new_root, write, revision, owner)
         if not isinstance(outcome, Result):
             return root, outcome
         results.append(outcome)

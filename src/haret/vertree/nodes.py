@@ -1,4 +1,7 @@
-"""The nodes of the tree. They never change: a write makes new ones from the leaf up to the root and shares the rest.
+"""The nodes of the tree. A write makes new ones from the leaf up to the root and shares the rest; they never change.
+
+Except for directories, and the maps in the nodes, while they have an owner: see the rules of `sortedmap.py`. A digest is
+never asked of a node that has one.
 
 A node's version is the revision of the newest change to it or to anything below it. Its digest is 32 bytes that
 identify its type, version and content, computed when first asked for and remembered; so after a write a digest of the
@@ -8,14 +11,17 @@ whole tree costs as much as the path that was written. It serves to find replica
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from hashlib import blake2b
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from .sortedmap import SortedMap, empty
 
 DIGEST_SIZE: Final = 32
 """Bytes in a digest."""
+
+_BYTES_OF_WORK: Final = 1024
+"""Bytes that are hashed in the time that an entry costs anyway."""
 
 
 class Node(ABC):
@@ -32,14 +38,22 @@ class Node(ABC):
     @property
     def digest(self) -> bytes:
         """32 bytes that identify type, version and content of this node and all below it."""
+        for _ in self.digest_steps():
+            pass
+        return cast("bytes", self._digest)
+
+    def digest_steps(self) -> Iterator[int]:
+        """What `digest` has yet to do, in steps: yields before each how much work it is; that of a node is about 1.
+
+        When it ends, the digest is remembered. What was remembered below is kept if nobody goes on.
+        """
         if self._digest is None:
-            self._digest = blake2b(
-                b"%s %d %s" % (self.type.encode(), self.version, self._identify_content()), digest_size=DIGEST_SIZE
-            ).digest()
-        return self._digest
+            content = yield from self._content_steps()
+            self._digest = _hash(b"%s %d %s" % (self.type.encode(), self.version, content))
 
     @abstractmethod
-    def _identify_content(self) -> bytes: ...
+    def _content_steps(self) -> Generator[int, None, bytes]:
+        """Compute, in steps as above, what identifies the content."""
 
 
 class Blob(Node):
@@ -54,7 +68,8 @@ class Blob(Node):
         """The bytes."""
         self._digest = None
 
-    def _identify_content(self) -> bytes:
+    def _content_steps(self) -> Generator[int, None, bytes]:
+        yield _work(self.value)
         return self.value
 
 
@@ -70,8 +85,10 @@ class Queue(Node):
         """By a number that only counts up while the queue lives; the number itself can't be seen from outside."""
         self._digest = None
 
-    def _identify_content(self) -> bytes:
-        return b"%d %d" % (self.elements.size, self.elements.fingerprint(_hash_value))
+    def _content_steps(self) -> Generator[int, None, bytes]:
+        for _, value in self.elements.fingerprint_steps(_hash_value):
+            yield _work(value)
+        return _identify(self.elements, _hash_value)
 
 
 class Set(Node):
@@ -86,37 +103,56 @@ class Set(Node):
         """The elements are the keys."""
         self._digest = None
 
-    def _identify_content(self) -> bytes:
-        return b"%d %d" % (self.elements.size, self.elements.fingerprint(_hash_key))
+    def _content_steps(self) -> Generator[int, None, bytes]:
+        for element, _ in self.elements.fingerprint_steps(_hash_key):
+            yield _work(element)
+        return _identify(self.elements, _hash_key)
 
 
 class Directory(Node):
     """A node with named children."""
 
-    __slots__ = ("children",)
+    __slots__ = ("children", "owner")
     type = "directory"
 
-    def __init__(self, version: int, children: SortedMap[str, Node] | None = None) -> None:
+    def __init__(self, version: int, children: SortedMap[str, Node] | None = None, owner: object = None) -> None:
         self.version = version
         self.children = empty() if children is None else children
         """By name."""
+        self.owner = owner
+        """Who may change version and children in place; None for nobody."""
         self._digest = None
 
-    def _identify_content(self) -> bytes:
-        return b"%d %d" % (self.children.size, self.children.fingerprint(_hash_child))
+    def _content_steps(self) -> Generator[int, None, bytes]:
+        for _, child in self.children.fingerprint_steps(_hash_child):
+            yield from child.digest_steps()
+            yield 1
+        return _identify(self.children, _hash_child)
+
+
+def _work(hashed: bytes) -> int:
+    return 1 + len(hashed) // _BYTES_OF_WORK
+
+
+def _identify(entries: SortedMap[Any, Any], entry_hash: Callable[[Any, Any], bytes]) -> bytes:
+    return b"%d %d" % (entries.size, entries.fingerprint(entry_hash))
+
+
+def _hash(content: bytes) -> bytes:
+    return blake2b(content, digest_size=DIGEST_SIZE).digest()
 
 
 def _hash_value(_key: int, value: bytes) -> bytes:
-    return blake2b(value, digest_size=DIGEST_SIZE).digest()
+    return _hash(value)
 
 
 def _hash_key(key: bytes, _value: None) -> bytes:
-    return blake2b(key, digest_size=DIGEST_SIZE).digest()
+    return _hash(key)
 
 
 def _hash_child(name: str, child: Node) -> bytes:
     # The digest has a fixed length, so name and digest can't run into each other.
-    return blake2b(child.digest + name.encode(), digest_size=DIGEST_SIZE).digest()
+    return _hash(child.digest + name.encode())
 
 
 NODE_TYPES: Final[dict[str, Callable[[int], Node]]] = {node.type: node for node in (Blob, Queue, Set, Directory)}

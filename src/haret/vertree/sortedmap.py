@@ -1,13 +1,17 @@
-"""A persistent sorted map: a B+ tree whose blocks never change.
+"""A persistent sorted map: a B+ tree whose blocks change only for the one who made them.
 
 Rules:
 
 1. A change copies the blocks on the way from the root to one leaf, at most `MAX_KEYS` entries each, and shares the
-   rest: O(log n). All maps made before stay as they are. The lists in a block never change once the block is made.
-2. The entries of a leaf are sorted by key. In a branch, `keys[i]` stands between `children[i]` and `children[i + 1]`:
+   rest: O(log n). All maps made before stay as they are.
+2. Except that whoever changes a map says who he is, with any object as `owner`, and the blocks that he made himself are
+   changed in place. So an owner is a licence for one map, the last one, and for as long as nobody else has it: to hand
+   a map out, forget its owner. Two changes with two owners are rule 1 without exception, which is the default.
+3. The entries of a leaf are sorted by key. In a branch, `keys[i]` stands between `children[i]` and `children[i + 1]`:
    it is greater than every key of the former, and not greater than any key of the latter.
-3. All leaves are equally deep. Every block but the root has `MIN_KEYS` to `MAX_KEYS` keys; a root that is a branch has
+4. All leaves are equally deep. Every block but the root has `MIN_KEYS` to `MAX_KEYS` keys; a root that is a branch has
    at least two children.
+5. A fingerprint is remembered in the blocks, and taken only of a map whose owner is forgotten: it need never be unset.
 
 How entries fall into blocks depends on the history of a map, so nothing that must be equal on all replicas may depend
 on it: iteration does not, and `fingerprint` is made so that it does not either.
@@ -19,8 +23,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Final, Generic, TypeVar, cast
 
 K = TypeVar("K", bound=Any)
 V = TypeVar("V")
@@ -41,17 +45,25 @@ _PRIME: Final = 2**255 - 19
 _X: Final = int.from_bytes(b"haret.vertree.sortedmap, base x.", "big") % _PRIME
 _POWERS: Final = [pow(_X, exponent, _PRIME) for exponent in range(2 * MAX_KEYS + 2)]
 
+Fingerprint = tuple[int, int]
+"""Of some entries, and x to the power of their number, by which a piece to their left must be multiplied."""
+
+FingerprintSteps = Generator[tuple[K, V], None, Fingerprint]
+"""Computes a fingerprint; yields each entry before it is hashed."""
+
 
 class SortedMap(ABC, Generic[K, V]):
     """A map from comparable keys to values, iterated in the order of the keys. Make one with `empty` or `build`."""
 
-    __slots__ = ("_fingerprint", "keys", "size")
+    __slots__ = ("_fingerprint", "_owner", "keys", "size")
 
     keys: list[K]
     """Of the root block, not of the whole map: see the rules above. Not to be changed."""
+    _owner: object
+    """Who may change this block in place."""
     size: int
     """How many entries the map has."""
-    _fingerprint: tuple[int, int] | None
+    _fingerprint: Fingerprint | None
 
     @abstractmethod
     def get(self, key: K) -> V | None:
@@ -77,20 +89,46 @@ class SortedMap(ABC, Generic[K, V]):
         """The entry with the greatest key. Raises `IndexError` if the map is empty."""
 
     @abstractmethod
+    def leaves(self) -> Iterator[Leaf[K, V]]:
+        """The blocks that hold the entries, in order: the cheapest way to see many."""
+
     def key_set(self) -> set[K]:
         """All keys, as a new plain set."""
+        return set().union(*(leaf.keys for leaf in self.leaves()))
 
-    def put(self, key: K, value: V) -> SortedMap[K, V]:
-        """This map with the value of `key` set to `value`."""
-        block = self._put(key, value)
+    def put(self, key: K, value: V, owner: object = None) -> SortedMap[K, V]:
+        """This map with the value of `key` set to `value`. `owner`: see rule 2."""
+        owner = owner or object()
+        # Mostly the blocks on the way belong to the owner already, and there is room.
+        block: Any = self
+        above: list[Branch[K, V]] = []
+        while block._owner is owner:
+            keys = block.keys
+            if type(block) is Branch:
+                above.append(block)
+                block = block.children[bisect_right(keys, key)]
+                continue
+            i = bisect_left(keys, key)
+            if i < len(keys) and keys[i] == key:
+                block.values[i] = value
+                return self
+            if len(keys) == MAX_KEYS:
+                break
+            keys.insert(i, key)
+            block.values.insert(i, value)
+            block.size += 1
+            for branch in above:
+                branch.size += 1
+            return self
+        block = self._put(key, value, owner)
         if len(block.keys) <= MAX_KEYS:
-            return block
-        left, middle, right = block._split()
-        return Branch([middle], [left, right])
+            return block  # type: ignore[no-any-return]
+        left, middle, right = block._split(owner)
+        return Branch([middle], [left, right], owner)
 
-    def remove(self, key: K) -> SortedMap[K, V]:
-        """This map without `key`; this very object if it has no such key."""
-        block = self._remove(key)
+    def remove(self, key: K, owner: object = None) -> SortedMap[K, V]:
+        """This map without `key`; this very object if it has no such key. `owner`: see rule 2."""
+        block = self._remove(key, owner or object())
         if isinstance(block, Branch) and not block.keys:
             return block.children[0]
         return block
@@ -101,28 +139,33 @@ class SortedMap(ABC, Generic[K, V]):
         `entry_hash` makes 32 bytes of an entry; it must always be the same for one map. Remembered in each block, so
         that after a change only the changed blocks are computed again.
         """
-        return self._combine(entry_hash)[0]
+        for _ in self.fingerprint_steps(entry_hash):
+            pass
+        return cast("Fingerprint", self._fingerprint)[0]
+
+    @abstractmethod
+    def fingerprint_steps(self, entry_hash: Callable[[K, V], bytes]) -> FingerprintSteps[K, V]:
+        """What `fingerprint` has yet to do, in steps: yields each entry before it is hashed.
+
+        When it ends, the fingerprint is remembered. Whoever does not go on loses no more than a leaf's worth of work.
+        """
 
     # The rest is between blocks. `_put` may return a block with too many keys, and `_remove` one with too few; whoever
     # called puts that right.
 
     @abstractmethod
-    def _put(self, key: K, value: V) -> SortedMap[K, V]: ...
+    def _put(self, key: K, value: V, owner: object) -> SortedMap[K, V]: ...
 
     @abstractmethod
-    def _remove(self, key: K) -> SortedMap[K, V]: ...
+    def _remove(self, key: K, owner: object) -> SortedMap[K, V]: ...
 
     @abstractmethod
-    def _split(self) -> tuple[SortedMap[K, V], K, SortedMap[K, V]]:
+    def _split(self, owner: object) -> tuple[SortedMap[K, V], K, SortedMap[K, V]]:
         """Two halves of this block and the key that stands between them."""
 
     @abstractmethod
-    def _join(self, separator: K, right: Any) -> SortedMap[K, V]:
+    def _join(self, separator: K, right: Any, owner: object) -> SortedMap[K, V]:
         """This block and its right neighbour, of the same kind, in one block."""
-
-    @abstractmethod
-    def _combine(self, entry_hash: Callable[[K, V], bytes]) -> tuple[int, int]:
-        """The fingerprint, and x to the power of the size, by which a piece to the left must be multiplied."""
 
 
 class Leaf(SortedMap[K, V]):
@@ -130,10 +173,11 @@ class Leaf(SortedMap[K, V]):
 
     __slots__ = ("values",)
 
-    def __init__(self, keys: list[K], values: list[V]) -> None:
+    def __init__(self, keys: list[K], values: list[V], owner: object) -> None:
         self.keys = keys
         self.values = values
         self.size = len(keys)
+        self._owner = owner
         self._fingerprint = None
 
     def get(self, key: K) -> V | None:
@@ -161,43 +205,47 @@ class Leaf(SortedMap[K, V]):
     def last(self) -> tuple[K, V]:
         return self.keys[-1], self.values[-1]
 
-    def key_set(self) -> set[K]:
-        return set(self.keys)
+    def leaves(self) -> Iterator[Leaf[K, V]]:
+        yield self
 
-    def _put(self, key: K, value: V) -> Leaf[K, V]:
-        keys = self.keys
-        values = self.values.copy()
+    def _own(self, owner: object) -> Leaf[K, V]:
+        return self if self._owner is owner else Leaf(self.keys.copy(), self.values.copy(), owner)
+
+    def _put(self, key: K, value: V, owner: object) -> Leaf[K, V]:
+        mine = self._own(owner)
+        keys = mine.keys
         i = bisect_left(keys, key)
         if i < len(keys) and keys[i] == key:
-            values[i] = value
-            return Leaf(keys, values)
-        keys = keys.copy()
-        keys.insert(i, key)
-        values.insert(i, value)
-        return Leaf(keys, values)
+            mine.values[i] = value
+        else:
+            keys.insert(i, key)
+            mine.values.insert(i, value)
+            mine.size += 1
+        return mine
 
-    def _remove(self, key: K) -> Leaf[K, V]:
+    def _remove(self, key: K, owner: object) -> Leaf[K, V]:
         i = bisect_left(self.keys, key)
         if i == len(self.keys) or self.keys[i] != key:
             return self
-        keys = self.keys.copy()
-        values = self.values.copy()
-        del keys[i], values[i]
-        return Leaf(keys, values)
+        mine = self._own(owner)
+        del mine.keys[i], mine.values[i]
+        mine.size -= 1
+        return mine
 
-    def _split(self) -> tuple[Leaf[K, V], K, Leaf[K, V]]:
+    def _split(self, owner: object) -> tuple[Leaf[K, V], K, Leaf[K, V]]:
         keys, values = self.keys, self.values
         half = len(keys) // 2
-        return Leaf(keys[:half], values[:half]), keys[half], Leaf(keys[half:], values[half:])
+        return Leaf(keys[:half], values[:half], owner), keys[half], Leaf(keys[half:], values[half:], owner)
 
-    def _join(self, separator: K, right: Leaf[K, V]) -> Leaf[K, V]:
-        return Leaf(self.keys + right.keys, self.values + right.values)
+    def _join(self, separator: K, right: Leaf[K, V], owner: object) -> Leaf[K, V]:
+        return Leaf(self.keys + right.keys, self.values + right.values, owner)
 
-    def _combine(self, entry_hash: Callable[[K, V], bytes]) -> tuple[int, int]:
+    def fingerprint_steps(self, entry_hash: Callable[[K, V], bytes]) -> FingerprintSteps[K, V]:
         if self._fingerprint is None:
             total = 0
-            for key, value in zip(self.keys, self.values, strict=True):
-                total = (total * _X + int.from_bytes(entry_hash(key, value), "big")) % _PRIME
+            for entry in zip(self.keys, self.values, strict=True):
+                yield entry
+                total = (total * _X + int.from_bytes(entry_hash(*entry), "big")) % _PRIME
             self._fingerprint = total, _POWERS[len(self.keys)]
         return self._fingerprint
 
@@ -207,17 +255,25 @@ class Branch(SortedMap[K, V]):
 
     __slots__ = ("children",)
 
-    def __init__(self, keys: list[K], children: list[SortedMap[K, V]], size: int | None = None) -> None:
+    def __init__(self, keys: list[K], children: list[SortedMap[K, V]], owner: object, size: int | None = None) -> None:
         self.keys = keys
         self.children = children
         self.size = sum([child.size for child in children]) if size is None else size
+        self._owner = owner
         self._fingerprint = None
 
+    def _leaf(self, key: K) -> Leaf[K, V]:
+        """The leaf that has `key`, if any has."""
+        block: Any = self
+        while type(block) is Branch:
+            block = block.children[bisect_right(block.keys, key)]
+        return block  # type: ignore[no-any-return]
+
     def get(self, key: K) -> V | None:
-        return self.children[bisect_right(self.keys, key)].get(key)
+        return self._leaf(key).get(key)
 
     def __contains__(self, key: K) -> bool:
-        return key in self.children[bisect_right(self.keys, key)]
+        return key in self._leaf(key)
 
     def items(self) -> Iterator[tuple[K, V]]:
         for child in self.children:
@@ -235,72 +291,73 @@ class Branch(SortedMap[K, V]):
     def last(self) -> tuple[K, V]:
         return self.children[-1].last()
 
-    def key_set(self) -> set[K]:
-        found: set[K] = set()
+    def leaves(self) -> Iterator[Leaf[K, V]]:
         for child in self.children:
-            found |= child.key_set()
-        return found
+            yield from child.leaves()
 
-    def _put(self, key: K, value: V) -> Branch[K, V]:
-        keys = self.keys
-        i = bisect_right(keys, key)
-        before = self.children[i]
-        after = before._put(key, value)
-        children = self.children.copy()
-        if len(after.keys) > MAX_KEYS:
-            left, middle, right = after._split()
-            children[i : i + 1] = (left, right)
-            keys = keys.copy()
-            keys.insert(i, middle)
+    def _own(self, owner: object) -> Branch[K, V]:
+        return self if self._owner is owner else Branch(self.keys.copy(), self.children.copy(), owner, self.size)
+
+    def _put(self, key: K, value: V, owner: object) -> Branch[K, V]:
+        mine = self._own(owner)
+        i = bisect_right(mine.keys, key)
+        child = mine.children[i]
+        mine.size -= child.size
+        child = child._put(key, value, owner)
+        mine.size += child.size
+        if len(child.keys) > MAX_KEYS:
+            left, middle, right = child._split(owner)
+            mine.children[i : i + 1] = (left, right)
+            mine.keys.insert(i, middle)
         else:
-            children[i] = after
-        return Branch(keys, children, self.size - before.size + after.size)
+            mine.children[i] = child
+        return mine
 
-    def _remove(self, key: K) -> Branch[K, V]:
+    def _remove(self, key: K, owner: object) -> Branch[K, V]:
         i = bisect_right(self.keys, key)
-        before = self.children[i]
-        after = before._remove(key)
-        if after is before:
+        child = self.children[i]
+        size = child.size
+        child = child._remove(key, owner)
+        if child.size == size:
             return self
-        children = self.children.copy()
-        children[i] = after
-        keys = self.keys
-        if len(after.keys) < MIN_KEYS:
-            keys = keys.copy()
-            _fill(keys, children, max(i - 1, 0))
-        return Branch(keys, children, self.size - 1)
+        mine = self._own(owner)
+        mine.children[i] = child
+        mine.size -= 1
+        if len(child.keys) < MIN_KEYS:
+            _fill(mine.keys, mine.children, max(i - 1, 0), owner)
+        return mine
 
-    def _split(self) -> tuple[Branch[K, V], K, Branch[K, V]]:
+    def _split(self, owner: object) -> tuple[Branch[K, V], K, Branch[K, V]]:
         keys, children = self.keys, self.children
         half = len(keys) // 2
-        left = Branch(keys[:half], children[: half + 1])
-        return left, keys[half], Branch(keys[half + 1 :], children[half + 1 :])
+        left = Branch(keys[:half], children[: half + 1], owner)
+        return left, keys[half], Branch(keys[half + 1 :], children[half + 1 :], owner)
 
-    def _join(self, separator: K, right: Branch[K, V]) -> Branch[K, V]:
-        return Branch([*self.keys, separator, *right.keys], self.children + right.children, self.size + right.size)
+    def _join(self, separator: K, right: Branch[K, V], owner: object) -> Branch[K, V]:
+        return Branch([*self.keys, separator, *right.keys], self.children + right.children, owner)
 
-    def _combine(self, entry_hash: Callable[[K, V], bytes]) -> tuple[int, int]:
+    def fingerprint_steps(self, entry_hash: Callable[[K, V], bytes]) -> FingerprintSteps[K, V]:
         if self._fingerprint is None:
             total, power = 0, 1
             for child in self.children:
-                part, part_power = child._combine(entry_hash)
+                part, part_power = yield from child.fingerprint_steps(entry_hash)
                 total = (total * part_power + part) % _PRIME
                 power = power * part_power % _PRIME
             self._fingerprint = total, power
         return self._fingerprint
 
 
-def _fill(keys: list[K], children: list[SortedMap[K, V]], i: int) -> None:
+def _fill(keys: list[K], children: list[SortedMap[K, V]], i: int, owner: object) -> None:
     """Make `children[i]` and the next, one of which is too small, into one block or two of good size."""
-    joined = children[i]._join(keys[i], children[i + 1])
+    joined = children[i]._join(keys[i], children[i + 1], owner)
     if len(joined.keys) <= MAX_KEYS:
         children[i : i + 2] = [joined]
         del keys[i]
     else:
-        children[i], keys[i], children[i + 1] = joined._split()
+        children[i], keys[i], children[i + 1] = joined._split(owner)
 
 
-_EMPTY: SortedMap[Any, Any] = Leaf([], [])
+_EMPTY: SortedMap[Any, Any] = Leaf([], [], object())
 
 
 def empty() -> SortedMap[Any, Any]:
@@ -308,23 +365,86 @@ def empty() -> SortedMap[Any, Any]:
     return _EMPTY
 
 
+class Builder(Generic[K, V]):
+    """Makes a map of so many entries, which come in order, a few at a time: work is linear in those that come.
+
+    Room is made only for what has come, whatever the announced `count`.
+    """
+
+    __slots__ = ("_keys", "_levels", "_map", "_owner", "_values", "missing")
+
+    def __init__(self, count: int) -> None:
+        self.missing = count
+        """How many entries have yet to come."""
+        self._owner = object()
+        self._keys: list[K] = []
+        self._values: list[V] = []
+        self._map = empty()
+        # On each level from the leaves up, how many things there are to put into blocks.
+        self._levels = [_Level(count)]
+        while self._levels[-1].runs > 1:
+            self._levels.append(_Level(self._levels[-1].runs))
+
+    def extend(self, keys: Sequence[K], values: Sequence[V]) -> None:
+        """Add entries: greater keys than all before, sorted, distinct, and not more than are missing."""
+        level = self._levels[0]
+        self.missing -= len(keys)
+        start = 0
+        while start < len(keys):
+            end = start + level.width - len(self._keys)
+            self._keys += keys[start:end]
+            self._values += values[start:end]
+            start = end
+            if len(self._keys) == level.width:
+                leaf = Leaf(self._keys, self._values, self._owner)
+                self._keys, self._values = [], []
+                level.close()
+                self._add(1, leaf.keys[0], leaf)
+
+    def _add(self, height: int, first: K, block: SortedMap[K, V]) -> None:
+        """Take a block that is complete to those that make a branch."""
+        if height == len(self._levels):
+            self._map = block
+            return
+        level = self._levels[height]
+        level.firsts.append(first)
+        level.blocks.append(block)
+        if len(level.blocks) == level.width:
+            branch = Branch(level.firsts[1:], level.blocks, self._owner)
+            first = level.firsts[0]
+            level.close()
+            self._add(height + 1, first, branch)
+
+    def finish(self) -> SortedMap[K, V]:
+        """The map. Raises `ValueError` if entries are missing."""
+        if self.missing:
+            raise ValueError(f"{self.missing} entries of the map have yet to come")
+        return self._map
+
+
+class _Level:
+    """What is to be cut into the fewest runs of `_BUILD_KEYS` at most, all of nearly the same length."""
+
+    __slots__ = ("_closed", "_count", "blocks", "firsts", "runs", "width")
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._closed = -1
+        self.runs = -(-count // _BUILD_KEYS)
+        self.close()
+
+    def close(self) -> None:
+        """Begin the next run."""
+        self.firsts: list[Any] = []
+        self.blocks: list[SortedMap[Any, Any]] = []
+        self._closed += 1
+        if self._closed < self.runs:
+            count, run = self._count, self._closed
+            self.width = (run + 1) * count // self.runs - run * count // self.runs
+
+
 def build(keys: Sequence[K], values: Sequence[V]) -> SortedMap[K, V]:
     """The map of these entries, in time linear in their number. `keys` must be sorted and distinct."""
-    if not keys:
-        return _EMPTY
-    blocks: list[SortedMap[K, V]] = []
-    firsts: list[K] = []
-    for start, end in _even_cuts(len(keys)):
-        blocks.append(Leaf(list(keys[start:end]), list(values[start:end])))
-        firsts.append(keys[start])
-    while len(blocks) > 1:
-        cuts = _even_cuts(len(blocks))
-        blocks = [Branch(firsts[start + 1 : end], blocks[start:end]) for start, end in cuts]
-        firsts = [firsts[start] for start, _ in cuts]
-    return blocks[0]
-
-
-def _even_cuts(count: int) -> list[tuple[int, int]]:
-    """Cut `count` things into the fewest runs of `_BUILD_KEYS` at most, all of nearly the same length."""
-    runs = -(-count // _BUILD_KEYS)
-    return [(run * count // runs, (run + 1) * count // runs) for run in range(runs)]
+    builder: Builder[K, V] = Builder(len(keys))
+    builder.extend(keys, values)
+    return builder.finish()

@@ -2,7 +2,7 @@
 
 Rules:
 
-1. `apply` never changes a tree; it returns a new one that shares what is unchanged, or the same object if nothing
+1. `Tree.apply` never changes a tree; it returns a new one that shares what is unchanged, or the same object if nothing
    changed. It never raises because of an operation: errors are results, and leave the tree as it is.
 2. A change has a revision, greater than that of any change before. Every node on the written path gets it as its
    version, the root included; so a directory's version is that of the newest change below it, and a version is never
@@ -11,6 +11,9 @@ Rules:
    Putting a blob is always a change, even with an equal value, as are creating and deleting.
 4. A multi-CAS is one change. Where its guards hold and no operation fails, it gives the tree and the results that its
    operations give one by one with the same revision.
+5. An `Editor` does the same to a tree that it keeps, with the same outcomes, in less than half the time: what it copied
+   once, it changes in place from then on. Whoever gets a tree from it ends that: the editor copies again what it changes
+   next, so that no tree ever changes that somebody has seen.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import final
 from .apply import HANDLERS, find, walk
 from .check import check
 from .nodes import Directory, Node
-from .operations import Operation
+from .operations import Operation, Read
 from .paths import join
 from .results import Error, Outcome
 from .snapshot import decode_tree, encode_tree
@@ -63,6 +66,10 @@ class Tree:
         """
         return self._root.digest
 
+    def digest_steps(self) -> Iterator[int]:
+        """What `digest` has yet to do, in steps: yields before each how much work it is; that of a node is about 1."""
+        return self._root.digest_steps()
+
     def chunks(self) -> Iterator[bytes]:
         """The whole tree as bytes, in chunks of `snapshot.CHUNK_SIZE` bytes of which the last may be shorter.
 
@@ -87,13 +94,47 @@ class Tree:
         Raises `ValueError` if it is less: a mistake of the caller, which would make versions meaningless.
         """
         root = self._root
-        if revision < root.version:
-            raise ValueError(f"revision {revision} is in the past: the tree is at {root.version}")
         error = check(operation)
         if error is not None:
             return self, error
-        new_root, outcome = HANDLERS[type(operation)](root, operation, revision)
+        new_root, outcome = _apply(root, operation, revision, object())
         return (self if new_root is root else Tree(new_root)), outcome
+
+    def edit(self) -> Editor:
+        """What does many operations in a row faster. This tree stays as it is."""
+        return Editor(self._root)
 
     def __repr__(self) -> str:
         return f"<Tree at version {self.version}>"
+
+
+@final
+class Editor:
+    """A tree that changes. `Tree.edit` makes one."""
+
+    __slots__ = ("_owner", "_root")
+
+    def __init__(self, root: Directory) -> None:
+        self._root = root
+        self._owner = object()
+
+    def apply(self, operation: Operation, revision: int) -> Outcome:
+        """Do an operation that has passed `check`, as `Tree.apply` does, and keep the tree afterwards."""
+        self._root, outcome = _apply(self._root, operation, revision, self._owner)
+        return outcome
+
+    def read(self, operation: Read) -> Outcome:
+        """The outcome of an operation that has passed `check` and changes nothing."""
+        _, outcome = _apply(self._root, operation, self._root.version, self._owner)
+        return outcome
+
+    def tree(self) -> Tree:
+        """The tree as it is now, whatever is applied later. Takes no time, but makes the next changes slower."""
+        self._owner = object()
+        return Tree(self._root)
+
+
+def _apply(root: Directory, operation: Operation, revision: int, owner: object) -> tuple[Directory, Outcome]:
+    if revision < root.version:
+        raise ValueError(f"revision {revision} is in the past: the tree is at {root.version}")
+    return HANDLERS[type(operation)](root, operation, revision, owner)

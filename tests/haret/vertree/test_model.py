@@ -48,6 +48,7 @@ from haret.vertree import (
     SetUnion,
     Tree,
     WrongType,
+    check,
     is_error,
 )
 
@@ -264,11 +265,12 @@ READS = st.one_of(
 
 
 class TreeMachine(RuleBasedStateMachine):
-    """Does the same to a tree and to a model."""
+    """Does the same to a tree, to an editor, and to a model."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tree = Tree.empty()
+        self.editor = self.tree.edit()
         self.model = Model()
         self.revision = 0
         self.history: list[tuple[Tree, bytes, Model]] = []
@@ -281,6 +283,7 @@ class TreeMachine(RuleBasedStateMachine):
         self.model, expected = self.model.apply(operation, self.revision)
         assert outcome == expected
         assert type(getattr(outcome, "value", None)) is type(getattr(expected, "value", None))
+        assert check(operation) is not None or self.editor.apply(operation, self.revision) == outcome
         changed = self.tree is not before
         assert changed == (self.tree.version == self.revision)
         assert not (changed and is_error(outcome))
@@ -299,8 +302,9 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(operation=READS)
     def read(self, operation: Any) -> None:
         before = self.tree
-        self.step(operation)
+        outcome = self.step(operation)
         assert self.tree is before
+        assert check(operation) is not None or self.editor.read(operation) == outcome
 
     @rule(data=st.data(), operations=st.lists(WRITES, max_size=5))
     def multi_cas(self, data: st.DataObject, operations: list[Any]) -> None:
@@ -326,6 +330,12 @@ class TreeMachine(RuleBasedStateMachine):
         assert restored.digest == self.tree.digest
         self.tree = restored
 
+    @rule()
+    def look_at_what_is_edited(self) -> None:
+        seen = self.editor.tree()
+        assert seen.digest == self.tree.digest
+        self.history.append((seen, b"".join(seen.chunks()), self.model))
+
     @invariant()
     def tree_is_model(self) -> None:
         self.compare(self.tree, self.model)
@@ -349,6 +359,7 @@ class TreeMachine(RuleBasedStateMachine):
         assert found == model.nodes
 
     def teardown(self) -> None:
+        self.compare(self.editor.tree(), self.model)
         for tree, data, model in self.history:
             self.compare(tree, model)
             assert b"".join(tree.chunks()) == data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from hashlib import blake2b
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haret.vertree.sortedmap import MAX_KEYS, MIN_KEYS, Branch, Leaf, SortedMap, build, empty
+from haret.vertree.sortedmap import MAX_KEYS, MIN_KEYS, Branch, Builder, Leaf, SortedMap, build, empty
 
 
 def check_rules(block: SortedMap[int, Any], *, root: bool = True) -> int:
@@ -71,6 +72,44 @@ def test_it_is_a_dict_that_is_sorted(runs: list[tuple[str, int, int, int]]) -> N
         assert old.size == len(old_model)
 
 
+@given(st.lists(st.tuples(RUNS, st.booleans())))
+def test_an_owner_changes_in_place_what_nobody_else_has_seen(epochs: list[tuple[Any, bool]]) -> None:
+    ours: SortedMap[int, int] = empty()
+    model: dict[int, int] = {}
+    kept = []
+    for runs, again in epochs:
+        kept.append((ours, dict(model)))
+        owner = object()
+        # Two owners, as when a change may have to be taken back, and both leave blocks in the map.
+        for runs_of_one, who in ((runs, owner), (runs if again else [], object()), (runs[:1], owner)):
+            for change, start, count, step in runs_of_one:
+                for key in numbers(start, count, step):
+                    if change == "put":
+                        ours = ours.put(key, start, who)
+                        model[key] = start
+                    else:
+                        ours = ours.remove(key, who)
+                        model.pop(key, None)
+                check_rules(ours)
+    kept.append((ours, model))
+    for old, old_model in kept:
+        check_rules(old)
+        assert list(old.items()) == sorted(old_model.items())
+        assert old.size == len(old_model)
+
+
+def test_an_owner_copies_a_block_once() -> None:
+    built = build(range(1000), range(1000))
+    owner = object()
+    ours = built.put(500, -1, owner)
+    assert ours is not built
+    assert ours.put(500, -2, owner) is ours  # known
+    assert ours.put(500.5, -3, owner) is ours  # type: ignore[arg-type]  # new
+    assert ours.put(500, -4, object()) is not ours
+    assert ours.put(500, -4) is not ours
+    assert (ours.get(500), ours.size, built.get(500), built.size) == (-2, 1001, 500, 1000)
+
+
 @pytest.mark.parametrize("order", ["up", "down", "shuffled"])
 def test_it_grows_and_shrinks_in_any_order(order: str) -> None:
     keys = list(range(3000))
@@ -115,6 +154,45 @@ def test_building_at_once_gives_what_putting_gives(count: int) -> None:
     built = build(range(count), range(count))
     check_rules(built)
     assert list(built.items()) == [(i, i) for i in range(count)]
+
+
+@given(st.integers(0, 3000), st.lists(st.integers(1, 700)))
+def test_entries_may_come_a_few_at_a_time(count: int, portions: list[int]) -> None:
+    builder: Builder[int, int] = Builder(count)
+    come = 0
+    for portion in [*portions, count]:
+        some = range(come, min(come + portion, count))
+        if builder.missing:
+            with pytest.raises(ValueError, match=f"{count - come} entries of the map have yet to come"):
+                builder.finish()
+        builder.extend(some, some)
+        come += len(some)
+        assert builder.missing == count - come
+    built = builder.finish()
+    check_rules(built)
+    assert list(built.items()) == [(i, i) for i in range(count)]
+
+
+def test_a_builder_makes_no_room_for_what_is_only_announced() -> None:
+    tracemalloc.start()
+    try:
+        builder: Builder[int, int] = Builder(10**15)
+        builder.extend([1], [1])
+        assert tracemalloc.get_traced_memory()[1] < 20_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_fingerprint_is_made_in_steps_each_of_one_entry() -> None:
+    one, other = build(range(1000), range(1000)), build(range(1000), range(1000))
+    steps = one.fingerprint_steps(hash_entry)
+    assert [next(steps)[0] for _ in range(500)] == list(range(500))
+    # Others who come meanwhile go on where a leaf began, and nobody disturbs anybody.
+    second = list(one.fingerprint_steps(hash_entry))
+    assert 500 <= len(second) < 500 + MAX_KEYS
+    assert len(list(steps)) < MAX_KEYS
+    assert list(one.fingerprint_steps(hash_entry)) == []
+    assert one.fingerprint(hash_entry) == other.fingerprint(hash_entry)
 
 
 @given(st.integers(0, 2000), st.randoms(use_true_random=False))

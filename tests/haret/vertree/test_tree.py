@@ -21,6 +21,7 @@ from haret.vertree import (
     DoesNotExist,
     Error,
     Guard,
+    Image,
     InvalidPath,
     Keys,
     LimitExceeded,
@@ -240,3 +241,53 @@ def test_errors_and_writes_are_told_apart() -> None:
     assert is_write(Delete("/a"))
     assert is_write(MultiCas((), ()))
     assert not is_write(ListKeys())
+
+
+def test_an_image_stays_as_it_was_and_its_digest_comes_in_slices() -> None:
+    editor = tree_of(*BASE, *(Create(f"/many/{number}", "blob") for number in range(2000))).edit()
+    expected = tree_of(*BASE, *(Create(f"/many/{number}", "blob") for number in range(2000)))
+    image = Image(editor.tree())
+    calls = 1
+    while (digest := image.digest(100)) is None:
+        editor.apply(BlobPut(f"/many/{calls}", b"x"), expected.version + calls)
+        calls += 1
+    assert digest == expected.digest
+    assert 2 * 2000 / 100 <= calls <= 3 * 2000 / 100  # a blob is a node, and an entry of a directory
+    assert image.digest(1) == digest
+    assert b"".join(image.chunks()) == contents(expected)
+
+
+def test_a_slice_of_a_digest_hashes_about_as_much_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = 0
+    blake2b = hashlib.blake2b
+
+    def counting(data: bytes, **kwargs: Any) -> Any:
+        nonlocal hashed
+        hashed += 1 + len(data) // 1024
+        return blake2b(data, **kwargs)
+
+    monkeypatch.setattr(nodes, "blake2b", counting)
+    tree = tree_of(
+        Create("/queue", "queue"),
+        *(QueuePush("/queue", bytes(100_000)) for _ in range(100)),
+        Create("/set", "set"),
+        *(SetInsert("/set", b"%d" % number) for number in range(3000)),
+        *(Create(f"/{number}/x", "blob") for number in range(1000)),
+        Create("/blob", "blob"),
+        BlobPut("/blob", bytes(400_000)),
+    )
+    image = Image(tree)
+    most = 0
+    while image.digest(200) is None:
+        most, hashed = max(most, hashed), 0
+    assert 200 < most < 200 + 400  # the largest value is indivisible
+
+
+def test_slices_of_a_digest_are_remembered_for_trees_that_come_later() -> None:
+    tree = tree_of(*(Create(f"/{number}", "blob") for number in range(2000)))
+    image = Image(tree)
+    for _ in range(10):
+        image.digest(100)
+    later, _ = tree.apply(BlobPut("/1999", b"x"), tree.version + 1)
+    assert sum(later.digest_steps()) < 2 * 2000 - 10 * 100 + 100
+    assert sum(later.digest_steps()) == 0
