@@ -2,10 +2,13 @@
 
 Rules of every journal:
 
-1. `append` and `replace` only remember; `sync` makes all that was remembered before it durable, in order.
+1. `append` only remembers; `sync` makes all that was remembered before it durable, in order.
 2. Several tasks may wait in `sync` at once; each returns when all that was remembered before its own call is durable.
-3. `load` gives what is durable: a snapshot, if there is one, and the records after it.
-4. An error of `sync` is final: what is on the disk is unknown, so nothing is ever appended or synced again.
+3. `replace` makes a snapshot durable by itself, and holds up no `sync` for long, however large the snapshot is.
+4. `load` gives what is durable: a snapshot, if there is one, and the records after it.
+5. An error of `sync` or `replace` is final: what is on the disk is unknown, so nothing is ever appended or synced again.
+6. A journal that lost records of a process, or can't trust them, says so in `load`, and gives none. What is appended then
+   begins a new history. Until something of that is durable, each `load` says the same.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ class Stored:
     """The last durable snapshot; None if there never was one."""
     records: Sequence[bytes]
     """The durable records that the snapshot does not cover, oldest first."""
+    damage: str | None = None
+    """Why nothing of what was durable can be given, in words; None if all is well."""
 
 
 class Journal(ABC):
@@ -39,19 +44,25 @@ class Journal(ABC):
 
     @abstractmethod
     async def load(self, pid: Pid) -> Stored | None:
-        """What is durable of a process; None if there is nothing. Raises `JournalError` if it can't be known."""
+        """What is durable of a process; None if there is nothing. Raises `JournalError` if it can't be read at all."""
 
     @abstractmethod
     def append(self, pid: Pid, record: bytes) -> int:
-        """Remember a record; gives its index, which counts a process's records over all incarnations, from 1."""
+        """Remember a record; gives its index, which counts a process's records over all incarnations, from 1.
+
+        Raises `ValueError` if it is larger than the journal takes.
+        """
 
     @abstractmethod
     def last_index(self, pid: Pid) -> int:
         """The index of the last record appended for a process; 0 if there is none."""
 
     @abstractmethod
-    def replace(self, pid: Pid, upto: int, snapshot: bytes) -> None:
-        """Remember a snapshot that stands for the records with index <= `upto`, which can then go."""
+    async def replace(self, pid: Pid, upto: int, snapshot: bytes) -> None:
+        """Make a snapshot durable that stands for the records with index <= `upto`, which then go. Raises `JournalError`.
+
+        It changes nothing if a newer one is there.
+        """
 
     @abstractmethod
     async def sync(self) -> None:
@@ -94,9 +105,11 @@ class MemoryJournal(Journal):
         """See `Journal.last_index`."""
         return self._last.get(pid, 0)
 
-    def replace(self, pid: Pid, upto: int, snapshot: bytes) -> None:
+    async def replace(self, pid: Pid, upto: int, snapshot: bytes) -> None:
         """See `Journal.replace`."""
+        self._last.setdefault(pid, 0)
         self._pending.append((pid, upto, snapshot, True))
+        await self.sync()
 
     async def sync(self) -> None:
         """See `Journal.sync`."""

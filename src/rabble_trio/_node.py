@@ -26,6 +26,7 @@ from ._members import Members
 from ._messages import ClusterStatus, ExecutorStatus, Metrics
 from ._record import FILE_NAME, ClusterRecord, RecordKeeper
 from ._recorder import FlightRecorder, NodeRecorder
+from ._sqlite_journal import SqliteJournal
 from ._supervisor import ChildSpec, Factory, Restart, Supervisor, SupervisorTask, leaf
 from ._transport import TlsContexts, Transport, WebsocketTransport
 
@@ -261,18 +262,19 @@ async def open_node(
 
     `node`: "name@host:port", where the node listens for others; port 0 picks a free one, and `Node.id` tells it.
     `supervisor`: the root of the supervision tree, with children of its own if you like; by default one-for-one, three
-    restarts in five seconds. `journal`: where persisted records go; by default memory, which lasts as long as the node.
+    restarts in five seconds. `journal`: where persisted records go; by default the data directory, or without one memory,
+    which lasts as long as the node.
 
     `cluster`: nodes join only those whose cluster has the same name. `secret`: at least 16 random bytes, the same for all
     nodes of a cluster; who does not know them is refused. `tls`: contexts for links that come in and for those that go out,
     as `cluster_tls` makes them. `insecure`: listen beyond this machine without both, because the network is yours alone.
-    `data_dir`: a directory of this node's own, in which it keeps who belongs to its cluster, to find the others again after
-    a restart. `transport`: what carries links, by default websockets. `recorder`: notes what processes receive, and writes
-    it down when one fails. `rng`: the source of jitter, for tests.
+    `data_dir`: a directory of this node's own, in which it keeps what processes persist and who belongs to its cluster.
+    `transport`: what carries links, by default websockets. `recorder`: notes what processes receive, and writes it down when
+    one fails. `rng`: the source of jitter, for tests.
 
     At the end of the block all actors are stopped in order; if the block is cancelled, they are cancelled. Raises
-    `InvalidId`, `InsecureAddress`, `ListenFailed`, `RecordError`, `ValueError` for a bad secret, and `ChildFailed` when the
-    root supervisor gives up. An exception of the block leaves as it is, never in a group.
+    `InvalidId`, `InsecureAddress`, `ListenFailed`, `RecordError`, `JournalError`, `ValueError` for a bad secret, and
+    `ChildFailed` when the root supervisor gives up. An exception of the block leaves as it is, never in a group.
     """
     node_id = NodeId.parse(node) if isinstance(node, str) else node
     mutual = tls is not None and tls[0].verify_mode is ssl.CERT_REQUIRED
@@ -283,6 +285,7 @@ async def open_node(
         transport = WebsocketTransport(tls)
     listener = await transport.listen(node_id.host, node_id.port)
     failure: BaseException | None = None
+    own_journal: SqliteJournal | None = None
     try:
         async with trio.open_nursery() as nursery:
             node_id = NodeId(node_id.name, f"{node_id.addr.rpartition(':')[0]}:{listener.port}")
@@ -295,6 +298,9 @@ async def open_node(
                 certificates=mutual,
             )
             members = _restored(config, record)
+            if data_dir is not None and journal is None:
+                journal = own_journal = await SqliteJournal.open(Path(data_dir), node_id, keeper.journal)
+                keeper.journal = own_journal.identity
             await keeper.store(record_of(config, members))
             executor = Executor(node_id, MemoryJournal() if journal is None else journal)
             rng = random.Random() if rng is None else rng
@@ -331,6 +337,8 @@ async def open_node(
     finally:
         with trio.CancelScope(shield=True):
             await listener.aclose()
+            if own_journal is not None:
+                await own_journal.aclose()
     if failure is not None:
         raise failure
 

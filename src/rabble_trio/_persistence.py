@@ -5,16 +5,17 @@ Rules:
 1. Records of all processes are synced together. While one sync is under way, further records gather for the next.
 2. After a sync, what was held behind the records leaves, and then `Persisted` tells the process how many are durable.
 3. A snapshot is encoded in a worker thread, beside the syncs. Of two of one process the newer makes the older needless.
+   `Snapshotted` tells the process when one is durable.
 4. After any error of a sync nobody knows what is on the disk, so it is never tried again: all processes that persisted
    crash, and so does who persists from then on. Those that don't persist go on.
-5. A process that is started finds all that its earlier incarnation appended, or the start fails.
+5. A process that is started finds all that its earlier incarnation appended, is told that it is lost, or is not started.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -22,13 +23,16 @@ from ._actor import Actor
 from ._errors import JournalError
 from ._ids import Pid
 from ._journal import Journal
-from ._messages import Persisted
+from ._messages import Persisted, Snapshotted
 from ._process import Persist, Process, Snapshot
 
 if TYPE_CHECKING:
     from ._executor import Executor
 
 logger = logging.getLogger("rabble_trio.executor")
+
+RESTORE_INLINE: Final = 256 * 1024
+"""Bytes that are restored on the event loop, which takes a few milliseconds; beyond it, in a worker thread."""
 
 
 class Persistence:
@@ -45,15 +49,21 @@ class Persistence:
         self._failure: Exception | None = None
 
     async def restore(self, actor: Actor, process: Process) -> None:
-        """Give a process what earlier incarnations persisted. Raises `JournalError`, and what its `restore` raises."""
+        """Give a process what earlier incarnations persisted. Raises `JournalError`, and what the process raises."""
         if self._failure is not None:
             raise _journal_error(self._failure)
         if self.journal.used:
             # What the last incarnation appended may be on its way: it must be all there or not at all.
             await self._sync()
             stored = await self.journal.load(actor.pid)
-            if stored is not None:
+            if stored is None:
+                return
+            if stored.damage is not None:
+                process.damaged(stored.damage)
+            elif len(stored.snapshot or b"") + sum(map(len, stored.records)) <= RESTORE_INLINE:
                 process.restore(stored.snapshot, stored.records)
+            else:
+                await trio.to_thread.run_sync(process.restore, stored.snapshot, stored.records)
 
     def effect(self, actor: Actor, effect: Persist | Snapshot) -> None:
         """Append a record, or note that a snapshot is to be taken. Raises `JournalError`."""
@@ -96,11 +106,16 @@ class Persistence:
                     snapshot = await trio.to_thread.run_sync(encode)
                     if not isinstance(snapshot, bytes):
                         raise TypeError(f"encode() of a snapshot returns bytes, not {type(snapshot).__name__}")
-                    self.journal.replace(actor.pid, upto, snapshot)
                 except Exception as error:  # whatever a user's encode() raises is that actor's crash and nobody else's
                     actor.kill(error)
-                else:
-                    self._work.set()
+                    continue
+                try:
+                    await self.journal.replace(actor.pid, upto, snapshot)
+                except Exception as error:
+                    self._fail(error)
+                    return
+                if self._executor.actors.get(actor.pid) is actor:
+                    actor.put((Snapshotted(len(snapshot)), self._executor.pid, None))
 
     async def _sync(self) -> None:
         """Sync the journal. Raises `JournalError`, when it is over with the journal and all that need it."""
@@ -109,8 +124,7 @@ class Persistence:
         try:
             await self.journal.sync()
         except Exception as error:
-            if self._failure is None:
-                self._fail(error)
+            self._fail(error)
             raise _journal_error(error) from error
 
     def _release(self, actor: Actor, durable: int) -> None:
@@ -126,6 +140,8 @@ class Persistence:
             actor.sync_done.set()
 
     def _fail(self, error: Exception) -> None:
+        if self._failure is not None:
+            return
         logger.critical("%s: the journal failed, so processes that persist stop: %s", self._executor.node, error)
         self._failure = error
         for actor in list(self._executor.actors.values()):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,8 @@ class ClusterRecord:
     """The name of the cluster."""
     members: MembersRecord
     """Who belongs to it."""
+    journal: bytes = b""
+    """The identity of the node's journal, by which it is missed when it is gone; empty if it never had one."""
 
 
 class RecordKeeper:
@@ -48,17 +51,22 @@ class RecordKeeper:
         self._work = trio.Event()
         self._settled = trio.Event()
         self._settled.set()
+        self.journal = b""
+        """The identity of the node's journal, which goes into every record from now on."""
 
     async def load(self) -> ClusterRecord | None:
         """What was kept, or None. Raises `RecordError` if there is something, but not a sound record."""
-        return None if self._path is None else await trio.to_thread.run_sync(_read, self._path)
+        record = None if self._path is None else await trio.to_thread.run_sync(_read, self._path)
+        if record is not None:
+            self.journal = record.journal
+        return record
 
     async def store(self, record: ClusterRecord) -> None:
         """Write it now. Raises `RecordError`."""
         if self._path is None:
             return
         try:
-            await trio.to_thread.run_sync(_write, self._path, record)
+            await trio.to_thread.run_sync(_write, self._path, replace(record, journal=self.journal))
         except OSError as error:
             raise RecordError(f"can't write {self._path}: {error.strerror or error}") from error
 
