@@ -234,8 +234,8 @@ class Replica(Process):
 
     def _from_outside(self, message: Any) -> bool:
         """What is committed may be asked by anybody, and told to one that catches up by anybody."""
-        if type(message) is GetState:
-            return bool(message.view == ANY_VIEW)
+        if type(message) is GetState and message.view == ANY_VIEW:
+            return True
         if isinstance(self._state, CatchUp) and type(message) in {NewState, ImagePart}:
             return True
         self.context.count("dropped_other_sender")

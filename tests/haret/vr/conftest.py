@@ -1,11 +1,12 @@
 """A group of replicas on a network that a test owns: it decides what is delivered, when, to whom, and how often.
 
-Every step of every replica is checked against the invariants of the protocol, so a scripted scenario fails at the step
-that goes wrong, and not only at its end.
+Every step of every replica is checked against the invariants of the protocol, those of the simulator, so a scripted
+scenario fails at the step that goes wrong, and not only at its end.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from random import Random
@@ -14,27 +15,27 @@ from typing import Any
 import msgpack
 import pytest
 
+from haret.simulation import ReplicaInvariants
 from haret.vr import Configuration, Replica, Settings
-from haret.vr.messages import (
-    Commit,
-    DoViewChange,
-    GetState,
-    NewState,
-    NotPrimary,
-    OpenSession,
-    Prepare,
-    PrepareOK,
-    ReplicaState,
-    Reply,
-    Request,
-    SessionOpened,
-    StartView,
-    StartViewChange,
+from haret.vr.messages import NotPrimary, OpenSession, ReplicaState, Reply, Request, SessionOpened
+from haret.vr.records import read_records
+from rabble_trio import (
+    CorrelationId,
+    Envelope,
+    NodeId,
+    Outbox,
+    Persist,
+    Persisted,
+    Pid,
+    Send,
+    Snapshot,
+    Snapshotted,
+    StartTimer,
+    Timeout,
 )
-from rabble_trio import CorrelationId, Envelope, NodeId, Outbox, Persist, Persisted, Pid, Snapshot, StartTimer, Timeout
+from rabble_trio.testing import Step
 
 NODE = NodeId("n", "127.0.0.1:5000")
-PEER = (Prepare, PrepareOK, Commit, StartViewChange, DoViewChange, StartView, NewState)
 
 
 class Recorder:
@@ -96,93 +97,33 @@ class PictureLoader:
 
 
 class Checker:
-    """Invariants of the protocol, over all replicas, checked after each step. Numbers: section 5.3 of the reference."""
+    """The invariants of the protocol (`haret.simulation.invariants`), and exactly once as this state machine shows it."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.entries: dict[int, tuple[Any, int]] = {}  # committed op -> entry, view of the first commit
-        self.states: dict[int, bytes] = {}  # commit number -> digest of machine and client table
-        self.prepared: dict[tuple[int, int], Any] = {}  # (view, op) -> entry
-        self.begun: dict[int, list[Any]] = {}  # view -> log in its StartView
-        self.acks: dict[tuple[Pid, int], int] = {}  # (replica, view) -> highest op acknowledged
-        self.voted: dict[Pid, int] = {}  # replica -> highest view it voted for
-        self.last: dict[Pid, tuple[int, int, int]] = {}  # replica -> view, last_normal_view, commit
-        self.replies: dict[tuple[int, int], tuple[int, bytes]] = {}
+    def __init__(self, quorum: int) -> None:
+        self._invariants = ReplicaInvariants(quorum)
+        self._replies: dict[tuple[int, int], tuple[int, bytes]] = {}
 
-    def forget(self, pid: Pid) -> None:
-        """The replica crashed: a new incarnation begins."""
-        self.last.pop(pid, None)
-
-    def after_step(self, replica: Replica, sent: list[Envelope], before: str) -> None:
+    def after_step(self, replica: Replica, step: Step) -> None:
+        self._invariants(step)
+        if step.event == "crash":
+            return
         ctx = replica.context
-        pid, log, status = ctx.pid, ctx.log, replica.status
-        assert log.start <= ctx.commit <= log.op, "2: structure"
-        assert ctx.last_normal_view <= ctx.view, "4: view"
-        assert status != "normal" or ctx.last_normal_view == ctx.view, "4: normal"
-        view, normal_view, commit = self.last.get(pid, (0, 0, 0))
-        assert ctx.view >= view, "4: the view decreased"
-        assert ctx.last_normal_view >= normal_view, "4: the last normal view decreased"
-        assert ctx.commit >= commit, "1: the commit number decreased"
-        for envelope in sent:
-            self._sent(replica, envelope.message, {before, status})
-        if ctx.commit > commit:
-            self._committed(replica, commit)
-        self.last[pid] = (ctx.view, ctx.last_normal_view, ctx.commit)
-
-    def _sent(self, replica: Replica, message: Any, statuses: set[str]) -> None:
-        ctx = replica.context
-        pid = ctx.pid
-        if replica.status == "recovering":
-            assert not isinstance(message, PEER), "10: a recovering replica is silent"
-        if isinstance(message, Prepare | PrepareOK):
-            assert message.view >= self.voted.get(pid, 0), "8: nothing of a view older than one voted for"
-        if isinstance(message, Prepare | PrepareOK | StartView | Commit):
-            assert "normal" in statuses, "10: only normal replicas speak for a view"
-        if isinstance(message, Prepare):
-            for op, entry in enumerate(message.entries, message.first):
-                assert self.prepared.setdefault((message.view, op), entry) == entry, "5: two entries for one op"
-        elif isinstance(message, PrepareOK):
-            assert message.op <= ctx.log.op, "9: only what the log holds is acknowledged"
-            self.acks[pid, message.view] = max(message.op, self.acks.get((pid, message.view), 0))
-        elif isinstance(message, DoViewChange):
-            self.voted[pid] = max(message.view, self.voted.get(pid, 0))
-            assert message.op >= self.acks.get((pid, message.last_normal_view), 0), "9: votes cover all acks"
-        elif isinstance(message, StartView):
-            log = ctx.log.slice(0, message.start)
-            assert self.begun.setdefault(message.view, log) == log, "5: a view began twice"
-            for op, (entry, view) in self.entries.items():
-                if view < message.view:
-                    assert op <= len(log), f"7: view {message.view} began without committed op {op}"
-                    assert log[op - 1] == entry, f"7: view {message.view} began with another op {op}"
-        elif isinstance(message, Reply):
-            done = (message.op, message.result)
-            assert self.replies.setdefault((message.session, message.number), done) == done, "11: unequal replies"
-        elif isinstance(message, SessionOpened):
-            assert message.session <= ctx.commit, "a session was opened by an uncommitted op"
-
-    def _committed(self, replica: Replica, before: int) -> None:
-        ctx = replica.context
-        for op, entry in enumerate(ctx.log.slice(before, ctx.commit), before + 1):
-            if op not in self.entries:
-                self.entries[op] = (entry, ctx.view)
-                self._durable(op, entry, ctx.view)
-            assert self.entries[op][0] == entry, f"1: replicas disagree on op {op}"
+        for _, message, _, _ in step.output:
+            if isinstance(message, Reply):
+                done = (message.op, message.result)
+                known = self._replies.setdefault((message.session, message.number), done)
+                assert known == done, "11: unequal replies"
+            elif isinstance(message, SessionOpened):
+                assert message.session <= ctx.commit, "a session was opened by an uncommitted op"
         operations = [operation for _, operation in ctx.machine.applied]  # type: ignore[attr-defined]
         assert len(set(operations)) == len(operations), "11: an operation was applied twice"
-        digest = ctx.machine.digest() + ctx.clients.digest()
-        assert self.states.setdefault(ctx.commit, digest) == digest, f"1: states differ after op {ctx.commit}"
-
-    def _durable(self, op: int, entry: Any, view: int) -> None:
-        holders = {pid for (pid, v), acked in self.acks.items() if v == view and acked >= op}
-        for pid, replica in self.network.replicas.items():
-            ctx = replica.context
-            if ctx.last_normal_view >= view and ctx.log.op >= op and ctx.log.slice(op - 1, op) == [entry]:
-                holders.add(pid)
-        assert len(holders) >= ctx.quorum, f"6: op {op} was committed with {len(holders)} copies"
 
 
 class Network:
     """A group and the envelopes under way. Replicas are called 0, 1, 2: replica v % K is primary of view v."""
+
+    replica_class = Replica
+    machine = Recorder
 
     def __init__(self, size: int = 3, seed: int = 0, durable: bool = True, **settings: Any) -> None:
         self.durable = durable
@@ -201,34 +142,38 @@ class Network:
         self.down: set[int] = set()
         """Replicas that are not running at all."""
         self.replicas: dict[Pid, Replica] = {}
-        self.checker = Checker(self)
+        self.checker = Checker(self.configuration.quorum)
         self.forged = False
         """Whether the test writes messages of replicas itself, so that the invariants of a group need not hold."""
         self.journals: dict[Pid, tuple[bytes | None, list[bytes]]] = {}
-        """What is durable of each replica: the disk is as quick as the step."""
-        self.persisted: dict[Pid, int] = {}
-        self.incarnations: dict[Pid, int] = {}
+        """What is durable of each replica."""
+        self.slow: set[int] = set()
+        """Replicas whose disk does nothing until `sync`. All others are as quick as the step."""
+        self._waiting: dict[Pid, deque[Send | Persist | Snapshot]] = {}
+        self._persisted: dict[Pid, int] = {}
+        self._incarnations: dict[Pid, int] = {}
         for i in range(size):
             self._start(i, fresh=True)
 
     def _start(self, i: int, fresh: bool) -> None:
         pid = self.pids[i]
-        self.persisted[pid] = 0
-        self.incarnations[pid] = self.incarnations.get(pid, 0) + 1
-        replica = Replica(
+        self._persisted[pid] = 0
+        self._waiting[pid] = deque()
+        self._incarnations[pid] = self._incarnations.get(pid, 0) + 1
+        replica = self.replica_class(
             self.configuration,
-            Recorder(),
+            self.machine(),
             Random(self.random.getrandbits(32)),
             self.settings,
             fresh=fresh,
-            incarnation=self.incarnations[pid],
+            incarnation=self._incarnations[pid],
             observer=self.observer,
             durable=self.durable,
         )
         self.replicas[pid] = replica
         if pid in self.journals:
             replica.restore(*self.journals[pid])
-        self._run(replica, lambda output: replica.init(pid, output), pid)
+        self._run(replica, lambda output: replica.init(pid, output), pid, "start")
 
     # --- Looking ---
 
@@ -266,41 +211,87 @@ class Network:
 
     # --- Acting ---
 
-    def _run(self, replica: Replica, step: Callable[[Outbox], None], pid: Pid) -> None:
-        before, output = replica.status, Outbox(pid)
-        step(output)
-        sent = [e for e in output.envelopes if not isinstance(e.message, StartTimer)]
+    def _run(
+        self, replica: Replica, do: Callable[[Outbox], None], pid: Pid, event: str, heard: Envelope | None = None
+    ) -> None:
+        output = Outbox(pid)
+        do(output)
         if not self.forged:
-            self.checker.after_step(replica, sent, before)
-        for envelope in sent:
-            if envelope.to in self.replicas:
-                i, j = self.pids.index(pid), self.pids.index(envelope.to)
-                if (i, j) not in self.cut and j not in self.down:
-                    self.flying.append(envelope)
-            else:
-                self.inbox.append(envelope)
-        self._sync(replica, output, pid)
-
-    def _sync(self, replica: Replica, output: Outbox, pid: Pid) -> None:
-        snapshot, records = self.journals.get(pid, (None, []))
-        count = self.persisted[pid]
+            sender, message = (None, None) if heard is None else (heard.sender, heard.message)
+            self.checker.after_step(
+                replica, Step(pid, pid.name, replica, event, sender, message, None, list(output.items))
+            )
+        waiting = self._waiting[pid]
         for effect in output.effects:
+            if isinstance(effect, Send) and (not effect.held or not waiting):
+                self._send(effect.envelope)
+            else:
+                waiting.append(effect)
+        if self.pids.index(pid) not in self.slow:
+            self._sync(pid)
+
+    def _send(self, envelope: Envelope) -> None:
+        if isinstance(envelope.message, StartTimer):
+            return
+        if envelope.to not in self.replicas:
+            self.inbox.append(envelope)
+            return
+        i, j = self.pids.index(envelope.sender), self.pids.index(envelope.to)
+        if (i, j) not in self.cut and j not in self.down:
+            self.flying.append(envelope)
+
+    def _sync(self, pid: Pid) -> None:
+        replica, waiting = self.replicas.get(pid), self._waiting[pid]
+        snapshot, records = self.journals.get(pid, (None, []))
+        news: list[Any] = []
+        before = self._persisted[pid]
+        while waiting:
+            effect = waiting.popleft()
             if isinstance(effect, Persist):
                 records.append(effect.record)
-                self.persisted[pid] += 1
+                self._persisted[pid] += 1
             elif isinstance(effect, Snapshot):
                 snapshot, records = effect.encode(), []
-        if len(output.effects) > len(output.envelopes):
-            self.journals[pid] = (snapshot, records)
-        if self.persisted[pid] > count and self.replicas.get(pid) is replica:
-            done = Persisted(self.persisted[pid])
-            self._run(replica, lambda output: replica.handle(done, pid, None, output), pid)
+                news.append(Snapshotted(len(snapshot)))
+            else:
+                self._send(effect.envelope)
+            if not isinstance(effect, Send):
+                self.journals[pid] = (snapshot, records)
+        if self._persisted[pid] > before:
+            news.append(Persisted(self._persisted[pid]))
+        for message in news:
+            if replica is not None:
+                self._handle(replica, pid, message, pid, None)
+
+    def sync(self, i: int) -> None:
+        """All that replica i wrote becomes durable, and what waited for that is sent."""
+        self._sync(self.pids[i])
+
+    def held(self, i: int, kind: Any = object) -> list[Any]:
+        """What replica i sent, and its disk holds back."""
+        return [
+            effect.envelope.message
+            for effect in self._waiting[self.pids[i]]
+            if isinstance(effect, Send) and isinstance(effect.envelope.message, kind)
+        ]
+
+    def records(self, i: int) -> list[Any]:
+        """What the journal of replica i has, decoded; a snapshot first."""
+        return read_records(*self.journals[self.pids[i]])
+
+    def _handle(self, replica: Replica, pid: Pid, message: Any, sender: Pid, cid: CorrelationId | None) -> None:
+        self._run(
+            replica,
+            lambda output: replica.handle(message, sender, cid, output),
+            pid,
+            "message",
+            Envelope(pid, sender, message, cid),
+        )
 
     def give(self, i: int, message: Any, sender: Pid | None = None, cid: CorrelationId | None = None) -> None:
         """Replica i receives a message now."""
         if i not in self.down:
-            replica = self[i]
-            self._run(replica, lambda output: replica.handle(message, sender or self.client, cid, output), self.pids[i])
+            self._handle(self[i], self.pids[i], message, sender or self.client, cid)
 
     def deliver(self, kind: Any = object, to: int | None = None, frm: int | None = None) -> list[Envelope]:
         """Deliver those under way that match; what they cause stays under way."""
@@ -350,7 +341,7 @@ class Network:
             self.lose(frm=i)
 
     def stop(self, i: int) -> None:
-        """Replica i ends, and isn't started again."""
+        """Replica i ends, and isn't started again until `restart` or `crash`."""
         self.down.add(i)
         self.lose(to=i)
 
@@ -360,9 +351,24 @@ class Network:
         self.restart(i)
 
     def restart(self, i: int) -> None:
-        """Replica i crashes, and is started again with its journal."""
-        self.checker.forget(self.pids[i])
+        """Replica i crashes, and is started again with what is durable."""
+        pid = self.pids[i]
+        self.down.discard(i)
+        replica = self.replicas[pid]
+        self.checker.after_step(replica, Step(pid, pid.name, replica, "crash", None, None, None, []))
         self._start(i, fresh=False)
+
+    def stop_all(self) -> None:
+        """All replicas end at once, and what was under way is gone."""
+        for i in range(len(self.pids)):
+            self.stop(i)
+        self.flying.clear()
+
+    def add(self) -> int:
+        """One more replica, which is no member. Returns its number."""
+        self.pids = (*self.pids, Pid(f"r{len(self.pids)}", NODE))
+        self._start(len(self.pids) - 1, fresh=True)
+        return len(self.pids) - 1
 
     def change_view(self, *members: int) -> None:
         """These replicas hear nothing for long; what they say to each other arrives, nothing else does."""

@@ -1,22 +1,28 @@
 """What every message passes before a state sees it, and what the states together promise."""
 
-from random import Random
+from dataclasses import replace
 
 import pytest
 
-from haret.vr import Configuration, ProtocolViolation, Replica, Settings
+from haret.vr import Configuration, ProtocolViolation, Settings
 from haret.vr.messages import (
+    ANY_VIEW,
+    Behind,
     Commit,
     DoViewChange,
     GetReplicaState,
     GetState,
+    NewEpoch,
     NewState,
     NotPrimary,
     OpenSession,
     Prepare,
     PrepareOK,
+    ReadReply,
+    Recovery,
     ReplicaState,
     Request,
+    StaleRead,
     StartView,
     StartViewChange,
     ViewChanged,
@@ -58,28 +64,83 @@ def test_the_observer_hears_of_every_view(network):
     ]
 
 
-def test_a_replica_must_be_a_member(network):
-    stranger = Pid("stranger", NodeId("n", "127.0.0.1:5000"))
-    replica = Replica(network.configuration, network[0].context.machine, Random(0))
-    with pytest.raises(ValueError, match="members are r0::n"):
-        replica.init(stranger, Outbox(stranger))
+def test_a_replica_that_is_no_member_learns_and_counts_for_nothing(network):
+    """It may become one; until then it asks for what is committed, and nothing else leaves it."""
+    network.settle()
+    session = network.open()
+    network.add()
+    assert (network.state(3).status, network.state(3).primary) == ("learning", None)
+    assert {type(e.message) for e in network.find(frm=3)} == {GetState}
+    network.request(0, session, 1)
+    network.run(5)
+    assert network.applied(3) == [b"x1"]
+    network.flying.clear()
+    for message in BETWEEN:
+        if not isinstance(message, GetState | NewState):
+            network.give(3, message, network.pids[0])
+    network.tick(3, 50)
+    assert {type(e.message) for e in network.find(frm=3)} <= {GetState}
 
 
 @pytest.mark.parametrize("message", BETWEEN, ids=kind)
 @pytest.mark.parametrize("who", [0, 1])
-def test_messages_of_strangers_and_of_other_epochs_are_dropped(network, message, who):
+def test_messages_of_strangers_are_dropped(network, message, who):
+    network.settle()
+    network.request(0, 1, 1)
+    network.flying.clear()
+    before, inbox = network.state(who), len(network.inbox)
+    network.give(who, message, network.client)
+    assert network.state(who) == before
+    assert network.flying == []
+    assert len(network.inbox) == inbox
+    assert network[who].metrics().counters["dropped_other_sender"] == 1
+
+
+@pytest.mark.parametrize("message", BETWEEN, ids=kind)
+@pytest.mark.parametrize("who", [0, 1])
+def test_messages_of_an_older_epoch_are_dropped_and_their_sender_is_told(network, message, who):
     network.settle()
     network.request(0, 1, 1)
     network.flying.clear()
     before = network.state(who)
-    network.give(who, message, network.client)
-    later = type(message)(
-        **{name: getattr(message, name) for name in message.__dataclass_fields__} | {"epoch": 1}  # another epoch
-    )
-    for peer in set(network.pids) - {network.pids[who]}:
-        network.give(who, later, peer)
+    peers = set(network.pids) - {network.pids[who]}
+    for peer in peers:
+        network.give(who, replace(message, epoch=-1), peer)
+    assert network.state(who) == before
+    assert {(e.to, e.message) for e in network.flying} == {(peer, NewEpoch(0, network.pids)) for peer in peers}
+
+
+@pytest.mark.parametrize("message", BETWEEN, ids=kind)
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_later_epoch_is_fetched_before_anything_of_it_counts(network, message, who):
+    """Section 7.2. The log and the commit number stay; the sender is asked for what is committed."""
+    network.settle()
+    network.request(0, 1, 1)
+    network.flying.clear()
+    before = network.state(who)
+    peer = network.pids[2]
+    network.give(who, replace(message, epoch=1), peer)
+    after = network.state(who)
+    assert after.status == "learning"
+    assert replace(after, status="normal", primary=before.primary) == before
+    (question,) = network.flying
+    assert (question.to, question.message.view, question.message.after) == (peer, ANY_VIEW, before.commit)
+
+
+@pytest.mark.parametrize("message", BETWEEN, ids=kind)
+@pytest.mark.parametrize("who", [0, 1])
+def test_what_an_incarnation_said_that_is_over_does_not_count(network, message, who):
+    """Defect D2: it may have forgotten since what it said."""
+    network.settle()
+    peer = network.pids[2]
+    network.give(who, Commit(0, 0, 0, 0, incarnation=5), peer)
+    network.request(0, 1, 1)
+    network.flying.clear()
+    before = network.state(who)
+    network.give(who, replace(message, incarnation=4), peer)
     assert network.state(who) == before
     assert network.flying == []
+    assert network[who].metrics().counters["dropped_other_incarnation"] == 1
 
 
 def test_what_a_replica_does_not_understand_is_dropped(network):
@@ -153,38 +214,34 @@ def test_a_broken_rule_is_a_crash():
         check(False, "no two primaries")
 
 
-# --- A replica that lost its memory (section 4.3; the way back is not part of this version) ---
+# --- A replica that lost its memory (section 4.3) ---
 
 
-def test_a_replica_without_memory_is_silent(network):
+def test_a_replica_without_memory_says_nothing_and_asks(network):
     network.settle()
     session = network.open()
     network.crash(2)
     assert network.state(2).status == "recovering"
     for message in BETWEEN:
-        network.give(2, message, network.pids[0])
+        network.give(2, replace(message, incarnation=7), network.pids[0])
     network.tick(2, 50)
-    assert network.find(frm=2) == []
+    assert {type(e.message) for e in network.find(frm=2)} == {Recovery}
     network.give(2, Request(session, 1, 1, b"x"))
     network.give(2, OpenSession(b"d" * 16))
     assert network.refusals() == [NotPrimary(0, 0, None)] * 2
     assert network.state(2).primary is None
-
-
-def test_a_replica_without_memory_starts_no_timer(network):
-    pid = network.pids[2]
-    replica = Replica(network.configuration, network[2].context.machine, Random(0), fresh=False)
-    output = Outbox(pid)
-    replica.init(pid, output)
-    assert len(output) == 0
+    network.give(2, StaleRead(b"?", 0))
+    assert network.received(Behind) == [Behind(0)]
+    assert network.received(ReadReply) == []
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
-def test_the_group_goes_on_with_the_majority(network, lost):
+def test_the_group_goes_on_with_the_majority_and_who_was_lost_recovers(network, lost):
     network.settle()
     session = network.open()
     network.request(0, session, 1)
     network.settle()
+    network.isolate(lost)
     network.crash(lost)
     network.run(25)
     rest = [i for i in range(3) if i != lost]
@@ -195,14 +252,20 @@ def test_the_group_goes_on_with_the_majority(network, lost):
     network.run(2)
     network.assert_converged(*rest)
     assert network.applied(primary) == [b"x1", b"x2"]
+    assert network.state(lost).status == "recovering"
+    network.isolate(lost, heal=True)
+    network.run(25)
+    network.assert_converged(0, 1, 2)
+    assert network.applied(lost) == [b"x1", b"x2"]
 
 
-def test_a_second_loss_stops_the_group_and_loses_nothing(network):
+def test_two_losses_at_once_stop_the_group_and_lose_nothing(network):
     """Section 2.2: more than f failures cost liveness, never safety."""
     network.settle()
     session = network.open()
     network.crash(1)
     network.crash(2)
+    network.lose(PrepareOK)
     network.request(0, session, 1)
     network.run(100)
     assert network.replies() == []

@@ -95,7 +95,7 @@ def test_a_vote_in_the_middle_describes_the_old_log(behind):
     behind.flying.clear()
     behind.give(2, StartViewChange(0, 3, 3), behind.pids[3])
     (vote,) = behind.find(DoViewChange)
-    assert vote.message == DoViewChange(0, 3, 0, 2, 1)
+    assert vote.message == DoViewChange(0, 3, 0, 2, 1, 1, (1, 1, 1, 1, 0))  # nothing was heard of R4 yet
 
 
 def test_views_up_to_the_one_being_fetched_are_no_news(behind):

@@ -92,7 +92,7 @@ def test_entering_is_told_to_all_and_the_vote_goes_to_the_new_primary(network, s
     assert [e.message for e in network.find(StartViewChange)] == [StartViewChange(0, 1, 1)] * 2
     (vote,) = network.find(DoViewChange)
     assert vote.to == network.pids[1]
-    assert vote.message == DoViewChange(0, 1, 0, 1, 1)
+    assert vote.message == DoViewChange(0, 1, 0, 1, 1, 1, (1, 1, 1))
 
 
 def test_nothing_of_an_older_view_is_accepted_any_more(network, session):
@@ -262,6 +262,7 @@ def test_an_end_that_the_chosen_log_lacks_is_cut_off(network, session):
     network.isolate(0)
     network.request(0, session, 1, b"old")
     enter(network, 0, 1)
+    network.forged = True
     network.give(0, StartView(0, 1, 0, 1, 1), network.pids[1])
     assert network.log(0) == []
     assert (network.state(0).status, network.state(0).view, network.state(0).last_normal_view) == ("normal", 1, 1)
