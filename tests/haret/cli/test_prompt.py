@@ -167,7 +167,7 @@ def test_every_question_of_operators_has_an_answer_in_every_form(admin: Run, pla
 def test_wrong_questions(admin: Run, place: Any) -> None:
     two = f"r1::{place.node},r2::{place.node}"
     for line, code, text in (
-        ("vr", 2, "vr needs one of: create, namespaces, replica, primary, crash"),
+        ("vr", 2, "vr needs one of: create, reconfigure, namespaces, replica, primary, crash"),
         ("vr creat", 2, "did you mean 'create'?"),
         (f"vr create namespace x {two} --durability none", 2, "invalid choice"),
         ("vr create namespace x", 2, "required: PID"),
@@ -179,6 +179,8 @@ def test_wrong_questions(admin: Run, place: Any) -> None:
         (f"vr create namespace x {two},r3::elsewhere@127.0.0.1:1", 2, "elsewhere"),
         (f"vr replica demo::r9::{place.node}", 3, "does not run here"),
         ("vr replica nonsense", 2, "is not a pid"),
+        (f"vr reconfigure nowhere {two}", 3, "there is no namespace"),
+        (f"vr reconfigure demo {two} --yes", 2, "at least 3"),
         ("vr primary nowhere", 3, "there is no namespace"),
         (f"vr crash demo::r9::{place.node}", 3, "does not run here"),
         (f"vr crash rabble::executor::{place.node}", 3, "does not run here"),
@@ -192,6 +194,19 @@ def test_wrong_questions(admin: Run, place: Any) -> None:
 
 def test_the_first_admin_port_that_answers_is_used(run: Run, place: Any, unused_port: str) -> None:
     assert run("admin", "--endpoints", f"{unused_port},{place.admin}", "-e", "vr primary demo").code == 0
+
+
+def test_members_are_replaced_after_a_look_at_the_plan(admin: Run, place: Any) -> None:
+    before, after = (",".join(f"r{number}::{place.node}" for number in numbers) for numbers in ((1, 2, 3), (2, 3, 4)))
+    admin(f"vr create namespace moving {before}")
+    plan = admin(f"vr reconfigure moving {after}")
+    assert (plan.code, b"nothing was done" in plan.err) == (0, True)
+    assert f"1. start and let catch up: moving::r4::{place.node}\n".encode() in plan.out
+    assert f"3. stop, when the others need them no longer: moving::r1::{place.node}\n".encode() in plan.out
+    assert b"epoch\t0\n" in admin(f"vr replica moving::r2::{place.node}").out
+    done = admin(f"vr reconfigure moving {after} --yes --wait")
+    assert (done.code, done.out.splitlines()[-1]) == (0, b"done: epoch 1, and all members take part")
+    assert b"epoch\t1\n" in admin(f"vr replica moving::r4::{place.node}").out
 
 
 def test_crash(admin: Run, place: Any) -> None:
