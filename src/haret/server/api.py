@@ -113,6 +113,10 @@ class ApiConnection(GreetedConnection):
         self._entering = True
         self._sent_to = None
         self._look_up(entry)
+        if self._primary is None and entry.group is not None:
+            # The group may rest, and its primary be gone: then somebody has to notice.
+            for pid in entry.group.on(self.node):
+                output.send(pid, vr.Wake())
         if self._redirected(entry, output):
             return
         self._session = enter.session

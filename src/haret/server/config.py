@@ -46,6 +46,11 @@ MAX_OPERATION: Final = 832 * 1024
 """Bytes of an encoded operation: the most that `haret.vertree` admits, and its tags and lengths, below a frame."""
 
 
+REST_AFTER: Final = 2.0
+"""Seconds without work after which a group falls silent: a thousand idle namespaces cost nothing then. The namespace
+managers wake its replicas when the node of their primary is lost, and the client port when somebody looks for it."""
+
+
 MAX_REQUEST_TIMEOUT: Final = 6.0
 """Seconds. A client that is patient for ten must have time to ask again, and the clock may be a quarter late."""
 
@@ -194,6 +199,7 @@ class ServerConfig:
                 primary_timeout_min=timeouts.primary_min,
                 primary_timeout_max=timeouts.primary_max,
                 max_operation=MAX_OPERATION,
+                rest_after=REST_AFTER,
             )
         except ValueError as error:
             raise ConfigError("timeouts", str(error)) from None

@@ -36,7 +36,7 @@ from haret.protocol import (
     Unanswered,
     UnknownActor,
 )
-from haret.vr.messages import GetReplicaState, Halted, ReplicaState, Retired, ViewChanged
+from haret.vr.messages import GetReplicaState, Halted, ReplicaState, Retired, ViewChanged, Wake
 from rabble_trio import (
     ActorDown,
     CorrelationId,
@@ -177,6 +177,7 @@ class NamespaceManager(Service):
                 self._spread(self._here(first=False))
             case Down(pid=pid):
                 self._publish(self._directory.replica_down(pid))
+                self._wake(pid.group)
                 self._on_stopped(pid.node, set(self._directory.stopped_on(pid.node)) - {pid})
             case NodeUp(node=node):
                 self._reachable.add(node)
@@ -449,6 +450,13 @@ class NamespaceManager(Service):
     def _on_stopped(self, node: NodeId, pids: Collection[Pid]) -> None:
         for pid in self._directory.replicas_stopped(node, pids):
             logger.error("%s stopped, because its state is not that of the others: it counts as down", pid)
+
+    def _wake(self, name: str | None) -> None:
+        """The replicas of a group that rests don't notice by themselves that one of them is gone."""
+        entry = self._directory.get(name or "")
+        group = None if entry is None else entry.group
+        for pid in () if group is None else group.on(self._node.id):
+            self._send(pid, Wake())
 
     def _crash(self, pid: Pid) -> Done | UnknownActor:
         try:

@@ -174,6 +174,7 @@ def draw_settings(random: Random) -> Settings:
         checkpoint_ops=one_of(3, 10, 50, 1000),
         checkpoint_step=one_of(1, 3),
         max_unsynced=one_of(3, 1000),
+        rest_after=float(one_of(0, 0, 1)) / 5,
     )
 
 

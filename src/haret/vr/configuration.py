@@ -58,6 +58,9 @@ class Settings:
     """A backup gives its primary up after a silence of at least this. Several heartbeats, so that one may be lost."""
     primary_timeout_max: float = 0.4
     """And at most this. Each silence draws its own limit in between, so that replicas don't act in lockstep."""
+    rest_after: float = 0.0
+    """A group in which nothing has happened for so long falls silent, until somebody speaks to it or `Wake` comes; 0: never.
+    Whoever sets it must see to it that replicas are woken when the node of their primary is lost."""
     resend: float = 0.1
     """How long a replica waits for an answer before it asks again."""
     pipeline: int = 2
@@ -93,7 +96,8 @@ class Settings:
             value = getattr(self, field.name)
             if field.type == "int" and (type(value) is not int or value < 1):
                 raise ValueError(f"{field.name} is a whole number of at least 1, not {value!r}")
-            if field.type == "float" and not (isinstance(value, int | float) and 0 < value < math.inf):
+            least = 0 if field.name == "rest_after" else math.ulp(0.0)
+            if field.type == "float" and not (isinstance(value, int | float) and least <= value < math.inf):
                 raise ValueError(f"{field.name} is a number of seconds above 0, not {value!r}")
         if not 2 * self.heartbeat <= self.primary_timeout_min <= self.primary_timeout_max:
             raise ValueError(

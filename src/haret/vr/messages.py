@@ -9,9 +9,9 @@ Who sends what:
                           InvalidRequest
     admin   -> replica    Reconfigure, answered with Reconfigured, NotReady, NotPrimary or InvalidRequest
     replica -> replica    Prepare, PrepareOK, Commit, ConfirmView, ViewConfirmed, StartViewChange, DoViewChange, StartView,
-                          GetState, NewState, ImagePart, Recovery, RecoveryResponse, Forgotten, Checkpoint,
+                          GetState, NewState, ImagePart, Recovery, RecoveryResponse, Forgotten, Checkpoint, Rest,
                           NewEpoch, EpochStarted
-    anybody -> replica    GetReplicaState, answered with ReplicaState
+    anybody -> replica    GetReplicaState, answered with ReplicaState; Wake
     replica -> observer   ViewChanged, Retired, Halted
 
 A reply goes to the sender of its request and carries the request's correlation id. An *op* is the number of an entry
@@ -475,6 +475,20 @@ class RecoveryResponse:
     """The sender's incarnation."""
 
 
+@message(tag="vr.rest")
+class Rest:
+    """Primary to backups: nothing has happened for long, and all have everything. Be quiet until you hear from somebody."""
+
+    epoch: int
+    """The sender's epoch."""
+    view: int
+    """The sender's view."""
+    op: int
+    """The sender's newest op, which is committed."""
+    incarnation: int = 1
+    """The sender's incarnation."""
+
+
 @message(tag="vr.forgotten")
 class Forgotten:
     """Primary to a backup that was restarted: you have acknowledged more in this view than you have now."""
@@ -525,6 +539,11 @@ class EpochStarted:
 
 
 # --- Observation ---
+
+
+@message(tag="vr.wake")
+class Wake:
+    """To a replica: its primary may be gone, or somebody needs it. One that rests looks around; another takes no notice."""
 
 
 @message(tag="vr.get_replica_state")

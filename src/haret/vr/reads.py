@@ -82,6 +82,11 @@ class Reads:
             if self._next:
                 self._begin(output)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._next or self._under_way or self._ready)
+
     def committed(self, output: Outbox) -> None:
         """The state includes more than before."""
         while self._ready and self._ready[0][0] <= self._ctx.commit:

@@ -144,6 +144,6 @@ def read_records(snapshot: bytes | None, records: Iterable[bytes]) -> list[Recor
     for data in (*split_records(snapshot or b""), *records):
         record = decode(data)
         if not isinstance(record, Record):
-            raise ValueError(f"{type(record).__name__} is no record of a replica")
+            raise ValueError(f"{type(record).__name__} is no record of a replica")  # noqa: TRY004  # wrong bytes
         found.append(record)
     return found

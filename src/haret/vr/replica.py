@@ -44,9 +44,12 @@ from .messages import (
     Recovery,
     RecoveryResponse,
     ReplicaState,
+    Rest,
+    StaleRead,
     StartView,
     StartViewChange,
     ViewConfirmed,
+    Wake,
 )
 from .records import read_records
 from .restore import Memory, replay
@@ -97,9 +100,14 @@ BETWEEN_REPLICAS: Final = frozenset(
         RecoveryResponse,
         Forgotten,
         Checkpoint,
+        Rest,
     }
 )
 """Messages that count only from members of the group, in its epoch, and not from incarnations that are over."""
+
+
+LETS_REST: Final = frozenset({Rest, Persisted, Snapshotted, StaleRead, GetReplicaState, GetMetrics})
+"""Messages that don't wake a replica that rests."""
 
 
 class Replica(Process):
@@ -131,6 +139,7 @@ class Replica(Process):
         settings = settings or Settings()
         self.context = Context(configuration, state_machine, random, settings, observer, durable, incarnation)
         self._digests = Digests(self.context)
+        self._resting = False  # no timer runs
         self._memory: Memory | None = None
         # Whether it is known what this replica promised, or that it promised nothing.
         self._sure = fresh
@@ -192,6 +201,8 @@ class Replica(Process):
     def handle(self, message: Any, sender: Pid, correlation_id: CorrelationId | None, output: Outbox) -> None:
         """Handle one message; see the top of this file."""
         kind = type(message)
+        if self._resting and kind not in LETS_REST:
+            self._wake(output)
         if kind in BETWEEN_REPLICAS and not self._counts(message, sender, output):
             return
         handler = self._state.handlers.get(kind)
@@ -202,6 +213,11 @@ class Replica(Process):
             if transition is not None:
                 self._follow(transition, output)
         self.context.maybe_snapshot(output)
+
+    def _wake(self, output: Outbox) -> None:
+        self._resting = False
+        self._state.wake()
+        self._start_timer(output)
 
     def _counts(self, message: Any, sender: Pid, output: Outbox) -> bool:
         """Whether a message between replicas is from a member of this epoch, in the incarnation that is known."""
@@ -246,10 +262,15 @@ class Replica(Process):
         transition: Transition | None = None
         match message:
             case Timeout() if cid == self._tick:
-                self._start_timer(output)
                 ctx.tick()
                 reason = self._digests.tick(output)
                 transition = self._state.tick(output) if reason is None else ToStopped(reason)
+                if transition is None and self._state.may_rest():
+                    self._resting = True
+                else:
+                    self._start_timer(output)
+            case Wake():
+                pass
             case Persisted(count=count):
                 ctx.on_persisted(count)
                 transition = self._state.on_persisted(output)

@@ -132,7 +132,7 @@ class Collection:
             self.image = None
             return False
         ctx.stage(image.op, answer.part, answer.data, output)
-        if image.whole:
+        if answer.last:
             self.after = image.op
             self.entries.clear()
             self.commit = max(self.commit, image.op)

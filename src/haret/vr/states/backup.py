@@ -19,6 +19,7 @@ Rules:
 | ImagePart        | the gap is too old: state transfer, for an image                                     |
 | ConfirmView      | confirmed                                                                            |
 | Forgotten        | rule 5                                                                               |
+| Rest             | silence is no bad sign any more, until somebody speaks                               |
 | Recovery         | answered; of the primary: wish for another view                                      |
 | GetState         | answered, if it is about this view                                                   |
 | StartViewChange  | counted as a wish; of one who has entered a later view: follow                       |
@@ -45,6 +46,7 @@ from ..messages import (
     Prepare,
     PrepareOK,
     Recovery,
+    Rest,
     StartView,
     ViewConfirmed,
 )
@@ -58,13 +60,14 @@ class Backup(Normal):
 
     status: ClassVar[str] = "normal"
 
-    __slots__ = ("_commit", "_gap", "_leader")
+    __slots__ = ("_commit", "_gap", "_leader", "_resting")
 
     def __init__(self, ctx: Context, commit: int) -> None:
         super().__init__(ctx)
         self._leader = ctx.configuration.primary(ctx.view)
         self._gap: Question | None = None
         self._commit = commit
+        self._resting = False
         self.handlers |= {
             Prepare: self.on_prepare,
             Commit: self.on_commit,
@@ -76,6 +79,7 @@ class Backup(Normal):
             ConfirmView: self.on_confirm_view,
             Forgotten: self.on_forgotten,
             Recovery: self.on_recovery,
+            Rest: self.on_rest,
         }
 
     def enter(self, output: Outbox) -> Transition | None:
@@ -147,6 +151,26 @@ class Backup(Normal):
             return self.on_later_view(message, sender, cid, output)
         self._acknowledge(output)
         return None
+
+    def on_rest(self, message: Rest, sender: Pid, cid: CorrelationId | None, output: Outbox) -> Transition | None:
+        """The primary falls silent, and this replica with it, if it has everything, too."""
+        ctx = self.ctx
+        if not self._obeys(message.view, sender):
+            ctx.count("dropped_older_view")
+            return None
+        if message.op > ctx.log.op:
+            self._ask(output)
+            return None
+        transition = self._execute(message.op, output)
+        self._resting = ctx.unsynced == 0 and ctx.undigested is None and self._gap is None
+        return transition
+
+    def may_rest(self) -> bool:
+        return self._resting
+
+    def wake(self) -> None:
+        """Somebody else than the primary spoke, or it spoke of something else."""
+        self._resting = False
 
     # --- Filling a gap ---
 

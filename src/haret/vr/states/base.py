@@ -146,6 +146,13 @@ class State:
         """More of the journal is durable."""
         return None
 
+    def wake(self) -> None:
+        """Somebody spoke to this replica."""
+
+    def may_rest(self) -> bool:
+        """Whether this replica needs no time to pass until somebody speaks to it."""
+        return False
+
     def primary(self) -> Pid | None:
         """Whom to send clients to, if it is known."""
         return None

@@ -31,6 +31,7 @@ Rules:
 | Read             | answered when a quorum has confirmed the view: see `haret.vr.reads`      |
 | Reconfigure      | rule 7                                                                   |
 | Recovery         | answered                                                                 |
+| nothing, for long | `Rest`, to all, if all have everything; then not even heartbeats        |
 | GetState         | answered, if it is about this view, or from somebody new who catches up  |
 | NewState         | dropped: nothing was asked                                               |
 """
@@ -70,6 +71,7 @@ from ..messages import (
     Recovery,
     Reply,
     Request,
+    Rest,
     SessionClosed,
     SessionExpired,
     SessionOpened,
@@ -122,6 +124,7 @@ class Primary(Normal):
         "_closing",
         "_commit",
         "_ends",
+        "_idle",
         "_incarnations",
         "_learners",
         "_log_view",
@@ -149,6 +152,7 @@ class Primary(Normal):
         self._learners: dict[Pid, tuple[int, int]] = {}  # replicas to be: what they have, and how long ago they said so
         self._pending: dict[Key, Asker | None] = {}
         self._bytes = 0
+        self._idle = 0  # ticks for which there was nothing to do
         self._reads = Reads(ctx, self._start)
         self.handlers |= {
             Request: self.on_request,
@@ -208,6 +212,11 @@ class Primary(Normal):
                 return transition
         else:
             self.heard()
+        self._idle = self._idle + 1 if self._all_done() else 0
+        rest_after = ctx.settings.rest_after
+        if rest_after and self._idle > ctx.settings.ticks(rest_after):
+            ctx.broadcast(Rest(ctx.epoch, ctx.view, ctx.log.op, ctx.incarnation), output)
+            return None
         commit = Commit(ctx.epoch, ctx.view, ctx.commit, ctx.log.op, ctx.incarnation)
         for peer, op in self._acked.items():
             if op == NOTHING:
@@ -216,6 +225,27 @@ class Primary(Normal):
                 ctx.send(peer, commit, output)
         self._quiet = True
         return None
+
+    def _all_done(self) -> bool:
+        """Whether all replicas have everything, and nobody waits for anything."""
+        ctx = self.ctx
+        return (
+            ctx.log.op == ctx.commit == min(self._acked.values())
+            and ctx.unsynced == 0
+            and ctx.undigested is None
+            and not self._queue
+            and not self._learners
+            and self._planned is None
+            and not self._reads.waiting
+        )
+
+    def may_rest(self) -> bool:
+        rest_after = self.ctx.settings.rest_after
+        return bool(rest_after) and self._idle > self.ctx.settings.ticks(rest_after)
+
+    def wake(self) -> None:
+        """Somebody spoke."""
+        self._idle = 0
 
     def restless(self) -> bool:
         # Not after half the patience, as a backup: one replica that hears nobody, and therefore always has a wish, must
