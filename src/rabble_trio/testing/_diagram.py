@@ -35,8 +35,8 @@ GUTTER: Final = 46.0
 """For the numbers of the steps."""
 TOP: Final = 64.0
 """Where step 0 is: below the names."""
-NAMES_EVERY: Final = 40
-"""After so many steps the names of the processes stand there again, because the first ones are out of sight."""
+NAMES_EVERY: Final = 700.0
+"""After so many pixels the names of the processes stand there again, because the first ones are out of sight."""
 NAME_ROW: Final = 26.0
 """The height of that."""
 
@@ -55,6 +55,7 @@ text.halo {{ paint-order: stroke; stroke: #fff; stroke-width: 4px; stroke-linejo
 .paused {{ stroke: #ffca28; stroke-width: 6; stroke-opacity: .6 }}
 .flight {{ stroke-width: 1.4; fill: none }}
 .copy {{ stroke-dasharray: 6 3 }}
+.early {{ stroke-dasharray: 2 2 }}
 .stub {{ stroke-opacity: .55; stroke-dasharray: 2 2 }}
 .bad {{ fill: {RED} }}
 .cut {{ fill: #fff8e1 }}
@@ -124,10 +125,6 @@ class _Send:
     number: int | None
     """The step; None if that was before the first one that is drawn."""
 
-    @property
-    def when(self) -> str:
-        return "sent earlier" if self.number is None else f"sent in step {self.number}"
-
 
 class Diagram:
     """Lays a recording out, or the steps of it that are given. `links`: whether each links to the text of it, "#s12".
@@ -156,6 +153,7 @@ class Diagram:
         self._find_lanes(recording.names, earlier)
         self._sent.update((flight.id, _Send(flight, None)) for flight in earlier)
         self._row = next(height for most, height in ROWS if count <= most)
+        self._rows_a_name = int(NAMES_EVERY / self._row)
         wanted = max((columns(self._text(frame)) for frame in self.frames), default=0) * CHARACTER + 30
         self.lane = min(LANE_MAX, max(LANE_MIN, wanted))
         bottom = self._y(steps[-1]) + 40
@@ -178,12 +176,9 @@ class Diagram:
     def _x(self, lane: int) -> float:
         return GUTTER + self.lane * (lane + 0.95)
 
-    def _y(self, number: int | None) -> float:
-        """The height of a step; None: of what was before the first one that is drawn."""
-        if number is None:
-            return TOP - 12
+    def _y(self, number: int) -> float:
         row = number - self.first
-        return TOP + row * self._row + row // NAMES_EVERY * NAME_ROW
+        return TOP + row * self._row + row // self._rows_a_name * NAME_ROW
 
     def _color(self, text: str) -> str:
         """The color of a message's class."""
@@ -193,6 +188,8 @@ class Diagram:
     # --- What is drawn ---
 
     def _draw(self) -> None:
+        if self._links:
+            self._draw_rows()
         self._draw_ranges()
         self._draw_lanes()
         self._draw_names()
@@ -203,8 +200,14 @@ class Diagram:
         self._draw_failure()
         self.picture.labels = thin(self.picture.labels)
 
+    def _draw_rows(self) -> None:
+        """Below everything else: all of a row is a link to the text of its step."""
+        for frame in self.frames:
+            place = f'y="{self._y(frame.number) - self._row / 2:.1f}" width="100%" height="{self._row:g}"'
+            self._shape(f'<a class="row" href="#s{frame.number}"><rect {place}/></a>')
+
     def _draw_names(self) -> None:
-        for row in range(0, len(self.frames), NAMES_EVERY):
+        for row in range(0, len(self.frames), self._rows_a_name):
             y = self._y(self.first + row) - (self._row if row else 0) - 12 + (self._row / 2 if row else -8)
             for name, lane in self._lanes.items():
                 text = fit(name, self.lane - 12)
@@ -315,11 +318,25 @@ class Diagram:
         color = self._color(frame.received)
         start = x if send is None or not send.flight.sender else self._at(send.flight.sender)
         side = -1.0 if start > x else 1.0  # where the label is: not where the arrow comes from
+        stop = x - side * 12 if lost else x
         if send is not None and send.flight.sender:
             kind = "flight copy" if send.flight.is_copy else "flight"
-            stop = x - side * 12 if lost else x
-            tip = f"{frame.choice.what}: {send.flight.text}, {send.when}"
-            self._arrow(start, self._y(send.number), stop, y, color, kind, tip, has_head=not lost)
+            tip = f"{frame.choice.what}: {send.flight.text}, sent "
+            if send.number is not None:
+                tip += f"in step {send.number}"
+                self._arrow(start, self._y(send.number), stop, y, color, kind, tip, has_head=not lost)
+            elif start != x:
+                # Sent before the first step that is drawn: whole arrows would all begin in the same few places.
+                self._arrow(
+                    x - side * self.lane / 2,
+                    y - self._row,
+                    stop,
+                    y,
+                    color,
+                    "flight early",
+                    tip + "earlier",
+                    has_head=not lost,
+                )
         if lost:
             self._cross(x - side * 12, y, RED)
         elif frame.is_dead_letter:
@@ -341,7 +358,9 @@ class Diagram:
         if frame.error:
             self._ring(x, y)
         bad = bool(frame.ended or frame.error)
-        self._beside(x, y, self._text(frame), 2 if bad else 5, RED if bad else color, left=start > x)
+        lanes = [start, *(self._at(to) for _, to, _ in frame.outside)]
+        left = sum(lane > x for lane in lanes) > sum(lane < x for lane in lanes)
+        self._beside(x, y, self._text(frame), 2 if bad else 5, RED if bad else color, left=left)
 
     def _text(self, frame: Frame) -> str:
         """The label of a step."""
@@ -368,10 +387,10 @@ class Diagram:
 
     def _draw_stub(self, send: _Send) -> None:
         """A message that no step delivers: its arrow ends in nothing."""
-        if send.flight.sender:
+        if send.flight.sender and send.number is not None:
             x, y, to = self._at(send.flight.sender), self._y(send.number), self._at(send.flight.to)
             direction = (to > x) - (to < x)
-            tip = f"{send.flight.id}: {send.flight.text}, {send.when}; no step delivers it"
+            tip = f"{send.flight.id}: {send.flight.text}, sent in step {send.number}; no step that is drawn delivers it"
             self._arrow(x, y, x + direction * 26, y + 9, self._color(send.flight.text), "flight stub", tip)
 
     def _draw_failure(self) -> None:

@@ -1,7 +1,8 @@
 """The diagram as a page for a browser: the picture on the left, each step in full on the right.
 
-One file that loads nothing. Its policy forbids all scripts but the one below, which only zooms; a click on a step is a
-link to its text. So what strangers wrote into messages stays text, even if an escape were forgotten.
+One file that loads nothing. A click on a row is a link to the text of the step. The policy forbids all scripts but the one
+below, which zooms, marks the row of the step that is looked at, and goes on to the next with a key. So what strangers
+wrote into messages stays text, even if an escape were forgotten.
 """
 
 from __future__ import annotations
@@ -15,35 +16,64 @@ from ._diagram import STYLE, Diagram, to_svg
 from ._recording import Frame, Recording
 
 SCRIPT: Final = """
-const svg = document.querySelector("main svg"), wide = svg.width.baseVal.value, high = svg.height.baseVal.value;
+const main = document.querySelector("main"), svg = main.querySelector("svg");
+const wide = svg.width.baseVal.value, high = svg.height.baseVal.value;
 let zoom = 1;
 function scale(to) {
   zoom = Math.min(4, Math.max(0.1, to));
   svg.setAttribute("width", wide * zoom);
   svg.setAttribute("height", high * zoom);
+  mark();
 }
-const fit = () => document.querySelector("main").clientWidth / wide;
+const fit = () => main.clientWidth / wide;
 for (const [id, act] of [["in", () => zoom * 1.25], ["out", () => zoom / 1.25], ["one", () => 1], ["fit", fit]])
   document.getElementById(id).onclick = () => scale(act());
-document.querySelector("main").addEventListener("wheel", event => {
+main.addEventListener("wheel", event => {
   if (event.ctrlKey) { event.preventDefault(); scale(zoom * (event.deltaY < 0 ? 1.1 : 1 / 1.1)); }
 }, {passive: false});
+
+const rows = [...main.querySelectorAll("a.row")];
+const current = () => rows.findIndex(row => row.getAttribute("href") === location.hash);
+function mark() {
+  for (const row of main.querySelectorAll(".marked")) row.classList.remove("marked");
+  const row = rows[current()];
+  if (!row) return;
+  row.classList.add("marked");
+  const seen = main.getBoundingClientRect(), place = row.getBoundingClientRect();
+  if (place.top < seen.top || place.bottom > seen.bottom) main.scrollTop += place.top - seen.top - seen.height / 2;
+}
+addEventListener("hashchange", mark);
+addEventListener("keydown", event => {
+  if (event.ctrlKey || event.altKey || event.metaKey || !["n", "b"].includes(event.key)) return;
+  const next = rows[current() < 0 ? 0 : current() + (event.key === "n" ? 1 : -1)];
+  if (next) location.hash = next.getAttribute("href");
+});
+mark();
 """
 
 PAGE_STYLE: Final = """\
 body { margin: 0; display: flex; flex-direction: column; height: 100vh; color: #263238; background: #fff }
 header { padding: 8px 14px; border-bottom: 1px solid #cfd8dc; font: 14px system-ui, sans-serif }
 header p { margin: 4px 0 }
-header .bad { color: #c62828 }
+header .bad, header .bad a { color: #c62828 }
+header .hint { color: #78909c }
 .both { flex: 1; display: flex; min-height: 0 }
 main { flex: 3; overflow: auto }
+.row { fill: transparent }
+.cut, .calm { pointer-events: none }
+.row:hover { fill: #f3f6f8 }
+.row.marked { fill: #e3f2fd }
 aside { flex: 2; overflow: auto; border-left: 1px solid #cfd8dc; background: #fafafa }
 section { padding: 6px 12px; border-bottom: 1px solid #eceff1 }
 section:target { background: #e3f2fd }
-section h2 { font: bold 13px ui-monospace, monospace; margin: 0 }
+section h2 { font: bold 13px ui-monospace, monospace; margin: 0; overflow-wrap: anywhere }
 pre { margin: 4px 0; font: 12px ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }
 .failed h2, .failed .why { color: #c62828 }
-svg a:hover .flight { stroke-width: 3 }"""
+svg a:hover .flight { stroke-width: 3 }
+@media (max-width: 800px) {
+  .both { flex-direction: column }
+  main { border-bottom: 1px solid #cfd8dc }
+}"""
 
 
 def draw_html(recording: Recording, steps: range | None = None) -> str:
@@ -55,7 +85,10 @@ def draw_html(recording: Recording, steps: range | None = None) -> str:
     title = escape(f"{schedule.scenario.name}, seed {schedule.seed}")
     note = f"<p>{escape(schedule.note)}</p>" if schedule.note else ""
     last = diagram.frames[-1]
-    failure = f'<p class="bad">step {last.number} fails: {escape(last.error)}</p>' if last.error else ""
+    failure = ""
+    if last.error:
+        number = last.number
+        failure = f'<p class="bad"><a href="#s{number}">step {number}</a> fails: {escape(last.error)}</p>'
     sections = "\n".join(section(frame) for frame in diagram.frames)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -70,7 +103,7 @@ def draw_html(recording: Recording, steps: range | None = None) -> str:
 </head>
 <body>
 <header><b>{title}</b> <button id="in">+</button> <button id="out">&minus;</button> <button id="one">1:1</button>
-<button id="fit">fit</button>{note}{failure}</header>
+<button id="fit">fit</button> <span class="hint">n: next step, b: back</span>{note}{failure}</header>
 <div class="both">
 <main>
 {to_svg(diagram.picture, style=False)}</main>

@@ -161,7 +161,7 @@ class Recording:
         except Exception as error:
             raise ScheduleError(
                 f"{self.schedule.scenario.name} can't make its world: {describe(error)}; "
-                f"do its parameters fit, {self.schedule.parameters!r}?"
+                f"do its parameters fit, {self.printer.value(self.schedule.parameters)}?"
             ) from error
         finally:
             self._writing = False

@@ -11,12 +11,21 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rabble_trio.testing import Faults, ScenarioFailed, Schedule, ScheduleError, Simulation, run_scenario
+from rabble_trio.testing import (
+    Choice,
+    Faults,
+    ScenarioFailed,
+    Schedule,
+    ScheduleError,
+    Simulation,
+    flight,
+    run_scenario,
+)
 from rabble_trio.testing._diagram import CHARACTER, LANE_MAX, Diagram, columns, draw_svg, fit, overlap, thin, wrap
 from rabble_trio.testing._page import SCRIPT, draw_html
 from rabble_trio.testing._recording import Recording
 from tests.rabble_trio.testing.stepping import NASTY, everything, failing
-from tests.rabble_trio.testing.toys import in_order
+from tests.rabble_trio.testing.toys import CLIENT, B, in_order
 
 TUTORIAL = Path(__file__).parents[3] / "docs" / "tutorial"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -79,7 +88,7 @@ def test_message_that_no_step_delivers_ends_in_nothing():
     world.run(1)
     svg = draw_svg(Recording(Schedule(in_order, 1, {}, tuple(world.choices))))
     assert 'class="flight stub"' in svg
-    assert any("no step delivers it" in title for title in titles(svg))
+    assert any("no step that is drawn delivers it" in title for title in titles(svg))
 
 
 @pytest.mark.parametrize("steps", [0, 30, 400, 1200])
@@ -128,6 +137,57 @@ def test_too_many_steps_are_refused(monkeypatch):
         draw_svg(Recording(everything()))
 
 
+def test_part_is_drawn_as_it_is_in_the_whole():
+    recording = Recording(everything())
+    resumed = next(n for n in range(recording.end) if recording.frame(n).title == "resume a")
+    diagram = Diagram(recording, range(resumed, resumed + 9))
+    svg = draw_svg(recording, range(resumed, resumed + 9))
+    numbers = [int(text) for text in texts(svg) if text.isdigit()]
+    assert numbers == list(range(resumed, resumed + 9))
+    kinds = Counter(element.get("class") for element in ElementTree.fromstring(svg).iter())
+    assert kinds["cut"] == 1  # which began before
+    assert kinds["paused"] == 1  # too
+    assert kinds["flight early"] == 1  # a>b Add#1
+    assert any(title == "a>b Add#1: Add(number=1), sent earlier" for title in titles(svg))
+    assert "cut a > c" not in texts(svg)
+    assert diagram._y(resumed) == Diagram(recording)._y(0)
+    last = Diagram(recording, range(recording.end, recording.end + 1))
+    assert [frame.number for frame in last.frames] == [recording.end]
+
+
+def test_down_before_the_part_is_down_in_it():
+    recording = Recording(everything())
+    crashed = next(n for n in range(recording.end) if recording.frame(n).title.endswith(" and crash"))
+    shapes = "".join(Diagram(recording, range(crashed + 1, crashed + 2)).picture.shapes)
+    assert shapes.count('class="down"') == 1
+    assert shapes.count('class="lane"') == 3  # a, c and the client
+
+
+def test_recorded_input_is_an_arrow_from_its_sender():
+    head = {
+        "pid": str(B), "make": {"call": "tests.rabble_trio.testing.toys:Adder", "arguments": [], "keywords": {"timer": 1.0}}
+    }  # fmt: skip
+    cid = [str(B), 1, None]
+    choices = (
+        Choice("restart", "b"),
+        Choice("input", "b", {"from": str(CLIENT), "message": ["toys.add", 3], "cid": cid}),
+        Choice("input", "b", {"message": ["rabble.timeout"], "cid": cid}),
+        Choice("input", "b", {"message": ["rabble.timeout"]}),  # which does not run
+        Choice("input", "b", {"message": ["rabble.shutdown"]}),
+    )
+    recording = Recording(Schedule(flight, 0, head, choices))
+    assert [recording.frame(number).title for number in range(1, 6)] == [
+        "restart b", f"input {CLIENT}>b Add", "input b timer 1", "input b timer", "input executor>b Shutdown",
+    ]  # fmt: skip
+    assert "does not run, so it can't fire" in recording.frame(4).left_out
+    assert recording.left_out == 1
+    svg = draw_svg(recording)
+    assert {"restart", "Add", "timer 1", "Shutdown"} < set(texts(svg))
+    diagram = Diagram(recording)
+    arrow = f"M{diagram._at(str(CLIENT)):.1f},{diagram._y(2) - 0.6 * diagram._row:.1f} L{diagram._at('b'):.1f}"
+    assert any(arrow in shape for shape in diagram.picture.shapes)
+
+
 def test_failure_is_marked_and_told():
     with pytest.raises(ScenarioFailed) as caught:
         run_scenario(in_order, 11, 500, parameters={"count": 40}, faults=Faults(duplication=0.2))
@@ -172,8 +232,7 @@ def test_page_has_each_step_and_loads_nothing(schedule):
     page.feed(text)
     sections = [f"s{number}" for number in range(recording.end + 1)]
     assert [id for id in page.ids if id in sections] == sections
-    assert page.links
-    assert {link.removeprefix("#") for link in page.links} <= set(sections)
+    assert {link.removeprefix("#") for link in page.links} == set(sections)  # each row is a link
     assert page.loaded == []
     assert page.policy.startswith("default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-")
     assert f"<script>{SCRIPT}</script>" in text

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -223,7 +224,29 @@ def test_pictures_are_written(file, tmp_path, capsys):
     assert main([str(file), "--svg", str(tmp_path / "no" / "x.svg")]) == 2
 
 
-@pytest.mark.parametrize("arguments", [["--nothing"], [], ["x", "-c"], ["x", "--svg", "y", "-c", "n"]])
+def test_part_of_a_schedule_is_drawn(file, tmp_path, capsys):
+    svg, html = tmp_path / "x.svg", tmp_path / "x.html"
+    assert main([str(file), "--svg", str(svg), "--html", str(html), "--from", "10", "--to", "12"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"steps 10 to 12 of 25 steps drawn in {svg}"
+    assert re.findall(r'<section id="s(\d+)"', html.read_text(encoding="utf-8")) == ["10", "11", "12"]
+    assert main([str(file), "--svg", str(svg), "--from", "24", "--to", "999"]) == 0
+    assert "steps 24 to 25 of" in capsys.readouterr().out
+    assert main([str(file), "--svg", str(svg), "--from", "26"]) == 2
+    assert "there are no steps from 26 to 25: they are 0 to 25" in capsys.readouterr().err
+
+
+def test_part_that_is_small_enough_is_drawn_of_a_schedule_that_is_too_long(file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rabble_trio.testing._diagram.MAX_DRAWN", 10)
+    assert main([str(file), "--svg", str(tmp_path / "x.svg")]) == 2
+    assert "draw some of them (--from, --to)" in capsys.readouterr().err
+    assert main([str(file), "--svg", str(tmp_path / "x.svg"), "--from", "15"]) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--nothing"], [], ["x", "-c"], ["x", "--svg", "y", "-c", "n"], ["x", "--from", "1"],
+     ["x", "--svg", "y", "--from", "-1"], ["x", "--svg", "y", "--to", "end"]],
+)  # fmt: skip
 def test_wrong_usage(arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
