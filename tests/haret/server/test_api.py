@@ -371,7 +371,7 @@ def test_a_stale_read_on_a_session_that_waits_for_a_primary() -> None:
     driver = Driver()
     driver.change(None)
     driver.receive(Hello(API, VERSION), Enter("ns", CLIENT, 0), StaleRead(-1, GET, 0))
-    assert driver.sent() == [(R1, vr.Wake()), (R1, vr.StaleRead(GET, 0))]
+    assert (R1, vr.StaleRead(GET, 0)) in driver.sent()
 
 
 def test_a_change_of_primary_is_no_business_of_stale_reads() -> None:

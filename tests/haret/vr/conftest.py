@@ -323,6 +323,8 @@ class Network:
     def tick(self, i: int, times: int = 1) -> None:
         """The heartbeat timer of replica i runs out so often."""
         for _ in range(times):
+            if self[i]._resting:
+                return  # it has no timer
             self.give(i, Timeout(), self.pids[i], CorrelationId(self.pids[i], 1))
 
     def run(self, ticks: int) -> None:
