@@ -45,8 +45,14 @@ class _Reader(enum.Enum):
     """The library's, for good."""
 
 
+_NO_KEY: Final = bytes(4)
+"""A masking key that leaves data as they are."""
+
+
 def mask(data: bytes, key: bytes) -> bytes:
     """Exclusive or with the repeated key of four bytes."""
+    if key == _NO_KEY:
+        return data
     length = len(data)
     if length < _LONG:  # as one large number, which is the cheapest for short data
         keys = (key * (length // 4 + 1))[:length]
@@ -62,8 +68,12 @@ def _table(key: int) -> bytes:
     return bytes(byte ^ key for byte in range(256))
 
 
-def binary_frame(data: bytes, *, masked: bool) -> bytes:
-    """A message as one binary frame; clients must mask theirs."""
+def binary_frame(data: bytes, *, masked: bool, secluded: bool = False) -> bytes:
+    """A message as one binary frame; clients must mask theirs.
+
+    The mask keeps a proxy on the way from taking what a message contains for a request (RFC 6455, section 10.3). Where
+    there can't be one, on a `secluded` connection, the key is zero: to mask a large message takes longer than to send it.
+    """
     length, bit = len(data), _MASKED if masked else 0
     if length < 126:
         head = bytes((_WHOLE_BINARY, bit | length))
@@ -73,15 +83,19 @@ def binary_frame(data: bytes, *, masked: bool) -> bytes:
         head = bytes((_WHOLE_BINARY, bit | 127)) + length.to_bytes(8, "big")
     if not masked:
         return head + data
-    key = os.urandom(4)
+    key = _NO_KEY if secluded else os.urandom(4)
     return head + key + mask(data, key)
 
 
 class Tap(trio.abc.Stream):
-    """The stream that the library gets instead of the socket's. `client` tells which side we are."""
+    """The stream that the library gets instead of the socket's.
 
-    def __init__(self, stream: trio.abc.Stream, *, client: bool, max_frame: int) -> None:
+    `client` tells which side we are. `max_frame` is in bytes. `secluded`: see `binary_frame`.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, *, client: bool, max_frame: int, secluded: bool = False) -> None:
         self._stream = stream
+        self._secluded = secluded
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None  # None with TLS
         self._client = client
         self._max_frame = max_frame
@@ -117,7 +131,7 @@ class Tap(trio.abc.Stream):
 
         A checkpoint if it has to wait, and otherwise each `SENDS_IN_A_ROW` times.
         """
-        frame = binary_frame(data, masked=self._client)
+        frame = binary_frame(data, masked=self._client, secluded=self._secluded)
         sent = 0 if self._send_lock.locked() else self._write(frame)
         if sent < len(frame):
             await self.send_all(frame[sent:] if sent else frame)

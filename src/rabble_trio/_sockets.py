@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import ssl
 from contextlib import suppress
@@ -86,6 +87,16 @@ def peer_of(stream: NetworkStream) -> str:
         return joined(*_socket_of(stream).getpeername()[:2])
     except OSError:  # it is gone already, as the next read will tell
         return "a vanished peer"
+
+
+def is_secluded(stream: NetworkStream) -> bool:
+    """Whether nothing on the way can see what is sent: it is encrypted, or does not leave this machine."""
+    if isinstance(stream, trio.SSLStream):
+        return True
+    try:
+        return ipaddress.ip_address(_socket_of(stream).getpeername()[0]).is_loopback
+    except (OSError, ValueError):
+        return False
 
 
 async def linger(stream: NetworkStream) -> None:

@@ -35,6 +35,7 @@ from ._sockets import (
     address_of,
     certificate_names,
     connect,
+    is_secluded,
     joined,
     linger,
     open_listeners,
@@ -271,7 +272,7 @@ async def open_websocket_client(
 async def _ask_for_websocket(
     stream: NetworkStream, reader: _GuardedReader, address: str, path: str, subprotocol: str, max_frame: int
 ) -> Connection:
-    tap = Tap(stream, client=True, max_frame=max_frame)
+    tap = Tap(stream, client=True, max_frame=max_frame, secluded=is_secluded(stream))
     with reader.handshake_scope:
         websocket = await trio_websocket.wrap_client_stream(
             reader,  # type: ignore[arg-type]  # as Trio says of handler_nursery: anything with a start_soon will do

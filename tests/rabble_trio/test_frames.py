@@ -55,6 +55,17 @@ def test_frames_are_what_the_oracle_reads(size: int, masked: bool) -> None:
     assert events[-1].message_finished  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_frames_where_nobody_is_in_between_are_masked_with_zeros(size: int) -> None:
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    frame = binary_frame(data, masked=True, secluded=True)
+    assert frame.endswith(bytes(4) + data)
+    oracle = protocol(client=False)
+    oracle.receive_data(frame)
+    assert b"".join(event.data for event in oracle.events()) == data  # type: ignore[attr-defined]
+    assert not binary_frame(bytes(100), masked=True).endswith(bytes(100))
+
+
 @given(st.binary(max_size=3000), st.binary(min_size=4, max_size=4))
 def test_masking(data: bytes, key: bytes) -> None:
     assert mask(data, key) == bytes(byte ^ key[place % 4] for place, byte in enumerate(data))

@@ -19,7 +19,7 @@ import trustme
 
 from rabble_trio import _websocket
 from rabble_trio._errors import ConnectFailed, ConnectionClosed, ListenFailed
-from rabble_trio._sockets import open_listeners
+from rabble_trio._sockets import is_secluded, open_listeners
 from rabble_trio._websocket import (
     Connection,
     ConnectionStatistics,
@@ -723,3 +723,25 @@ async def test_a_server_may_be_cancelled_at_any_step() -> None:
 async def _run_in(scope: trio.CancelScope, function: Callable[[], Awaitable[object]]) -> None:
     with scope:
         await function()
+
+
+async def test_only_what_leaves_this_machine_unencrypted_could_meet_a_proxy() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    far: Any = _AnySocket("192.0.2.7")
+    encrypted, gone = trio.SSLStream(far, context), _AnySocket(None)
+    here: list[Any] = [_AnySocket(host) for host in ("127.0.0.1", "127.8.0.1", "::1")]
+    assert [is_secluded(stream) for stream in [far, gone, encrypted, *here]] == [False, False, *[True] * 4]
+
+
+class _AnySocket:
+    """The stream of a socket whose peer is at some address, or has gone."""
+
+    def __init__(self, host: str | None) -> None:
+        self._host = host
+        self.socket = self
+
+    def getpeername(self) -> tuple[str, int]:
+        if self._host is None:
+            raise OSError
+        return self._host, 5000
