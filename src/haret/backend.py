@@ -63,12 +63,9 @@ def _admit(data: bytes) -> Operation | Refusal:
     return operation if refused is None else Refusal(refused)
 
 
-def is_read(operation: bytes | Operation | Refusal) -> bool:
-    """Whether an operation only reads, so that it need not be logged. A multi-CAS is no read, and a refusal neither.
-
-    Takes encoded bytes, or what `admit` made of them, which costs next to nothing. Never raises.
-    """
-    return type(admit(operation) if type(operation) is bytes else operation) in READS
+def is_read(admitted: Operation | Refusal) -> bool:
+    """Whether what was admitted only reads, so that it need not be logged. A multi-CAS is no read."""
+    return type(admitted) in READS
 
 
 # What most writes answer differs in its last field only, the version. Every replica encodes every answer, so it counts.

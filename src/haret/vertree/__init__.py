@@ -3,12 +3,14 @@
 operations.py   what can be done, as data            results.py    what comes out, errors included, as data
 limits.py       every limit and its reason           paths.py      the grammar of paths
 check.py        what can be refused without a tree   tree.py       Tree, and the rules that it keeps
-apply.py        how each operation is done           snapshot.py   a tree to chunks of bytes and back
+apply.py        how each operation is done           snapshot.py   a tree to chunks of bytes
+decoder.py      chunks of bytes to a tree
 image.py        a tree at one moment: its bytes, and its digest in slices
 nodes.py        blobs, queues, sets, directories     sortedmap.py  the persistent B-tree below all of them
 """
 
 from .check import check
+from .decoder import BadSnapshot, Decoder
 from .image import Image
 from .nodes import Blob, Directory, Node, Queue, Set
 from .operations import (
@@ -60,7 +62,6 @@ from .results import (
     WrongType,
     is_error,
 )
-from .snapshot import BadSnapshot, Decoder
 from .tree import Editor, Tree
 
 __all__ = [

@@ -22,12 +22,14 @@ from .results import InvalidPath
 # version, and replicas must agree.
 _FORBIDDEN = "\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _FORBIDDEN_CHARACTER = re.compile(f"[{_FORBIDDEN}]")
+_WELL_FORMED_COMPONENT = re.compile(f"[^/{_FORBIDDEN}]+")
 _WELL_FORMED = re.compile(f"(?:/[^/{_FORBIDDEN}]+)+")
 _SHOWN = 80
 _CACHED_PATHS = 4096  # a few megabytes, tens if all are as long as they can be
 
 
-def _utf8_length(text: str) -> int:
+def utf8_length(text: str) -> int:
+    """How many bytes of UTF-8 a text is."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
@@ -45,11 +47,20 @@ def _canonical(path: str) -> str:
     return "/" + "/".join(part for part in path.split("/") if part)
 
 
+def is_component(name: str) -> bool:
+    """Whether a path may have this component; how deep and how long the whole path gets is another question."""
+    return (
+        _WELL_FORMED_COMPONENT.fullmatch(name) is not None
+        and name not in {".", ".."}
+        and utf8_length(name) <= MAX_COMPONENT_LENGTH
+    )
+
+
 def parse(path: str) -> tuple[str, ...] | InvalidPath:
     """The components of a path, none for "/"; or what is wrong with it."""
     if path == "/":
         return ()
-    if len(path) > MAX_PATH_LENGTH or _utf8_length(path) > MAX_PATH_LENGTH:
+    if len(path) > MAX_PATH_LENGTH or utf8_length(path) > MAX_PATH_LENGTH:
         return _invalid(path, f"it is longer than {MAX_PATH_LENGTH} bytes; use a shorter path")
     if not path.startswith("/"):
         return _invalid(path, "it does not start with a slash; write it from the root on, for example /a/b")
@@ -64,7 +75,7 @@ def parse(path: str) -> tuple[str, ...] | InvalidPath:
     for component in components:
         if component in {".", ".."}:
             return _invalid(path, f"{component} is not a component; write the path out from the root on")
-        if _utf8_length(component) > MAX_COMPONENT_LENGTH:
+        if utf8_length(component) > MAX_COMPONENT_LENGTH:
             return _invalid(path, f"a component is longer than {MAX_COMPONENT_LENGTH} bytes; use shorter names")
     return components
 

@@ -23,11 +23,12 @@ from typing import final
 
 from .apply import HANDLERS, find, walk
 from .check import check
+from .decoder import Decoder
 from .nodes import Directory, Node
 from .operations import Operation, Read
 from .paths import join
 from .results import Error, Outcome
-from .snapshot import decode_tree, encode_tree
+from .snapshot import encode_tree
 
 
 @final
@@ -50,7 +51,10 @@ class Tree:
 
         Takes time and memory linear in their number. Raises `BadSnapshot` if they are not what `chunks` makes.
         """
-        return cls(decode_tree(chunks))
+        decoder = Decoder()
+        for chunk in chunks:
+            decoder.feed(chunk)
+        return cls(decoder.finish())
 
     @property
     def version(self) -> int:
@@ -71,7 +75,7 @@ class Tree:
         return self._root.digest_steps()
 
     def chunks(self) -> Iterator[bytes]:
-        """The whole tree as bytes, in chunks of `snapshot.CHUNK_SIZE` bytes of which the last may be shorter.
+        """The whole tree as bytes, in chunks of at most `snapshot.CHUNK_SIZE` bytes that cost about the same to make.
 
         Equal trees, as with `digest`, give equal chunks. They are made one at a time, in any thread.
         """
