@@ -7,17 +7,21 @@ from dataclasses import replace
 import pytest
 
 from haret.simulation import Group, InvariantBroken
+from haret.simulation.invariants import _Piece
 from haret.vr.messages import (
     Commit,
     DoViewChange,
     NewState,
     Prepare,
     PrepareOK,
+    ReadReply,
+    Reconfiguration,
     Reply,
     Request,
     SessionOpened,
     StartView,
 )
+from rabble_trio import CorrelationId
 from rabble_trio.testing import Faults, Simulation
 
 
@@ -28,6 +32,9 @@ class World:
         self.simulation = Simulation(3, Faults())
         self.group = Group(self.simulation, 3, 2)
         self.simulation.run(600)
+        for pid in self.group.clients:
+            client = self.simulation.process(pid)
+            client._load = replace(client._load, appetite=0.0, reads=0.0)  # they fall silent
         while len(self.group.invariants.committed) < 20 or not self.idle():
             assert self.simulation.step()
 
@@ -48,6 +55,11 @@ class World:
             slot.output.send(to or self.group.replicas[(i + 1) % 3], message)
         self.simulation._finish_step(slot, slot.process, "message", None, None, None, None)
 
+    def hears(self, i, message, sender):
+        """Replica i took a step, for it received this."""
+        slot = self.simulation._slots[self.group.replicas[i]]
+        self.simulation._finish_step(slot, slot.process, "message", message, self.group.replicas[sender], None, None)
+
     step = sends
 
 
@@ -67,15 +79,20 @@ def test_nothing_is_wrong_to_begin_with(world):
 
 def swapped(log, op):
     """Change the entry of an op, which nothing in production ever does."""
-    log._entries[op - 1] = Request(1, 10_000 + op, 1, b"planted")
+    log._entries[op - log.start - 1] = Request(1, 10_000 + op, 1, b"planted")
+
+
+def extended(ctx, entry):
+    """Put one entry more into the log."""
+    ctx.log.extend(ctx.log.op + 1, [entry])
 
 
 def test_1_replicas_that_disagree_on_an_op(world):
     ctx, commit = world[1], world[1].commit
-    ctx.log.append(Request(1, 9999, 1, b"one"))
+    extended(ctx, Request(1, 9999, 1, b"one"))
     ctx.commit = commit + 1
-    world[0].log.append(Request(1, 9999, 1, b"another"))
-    world.group.invariants._quorum = 1
+    extended(world[0], Request(1, 9999, 1, b"another"))
+    world.group.invariants._quorum[0] = 1
     world.step(1)
     world[0].commit = commit + 1
     with breaks(1):
@@ -91,16 +108,25 @@ def test_1_commit_that_goes_back(world):
 @pytest.mark.parametrize("what", ["machine", "clients"])
 def test_1_states_that_differ_after_the_same_op(world, what):
     for i in (0, 1):
-        world[i].log.append(Request(1, 9999, 1, b"x"))
+        extended(world[i], Request(1, 9999, 1, b"x"))
         world[i].commit += 1
     if what == "machine":
         world[1].machine._digest = b"other"
     else:
         world[1].clients.open(1000, b"x" * 16)
-    world.group.invariants._quorum = 1
+    world.group.invariants._quorum[0] = 1
     world.step(0)
     with breaks(1):
         world.step(1)
+
+
+def test_1_journal_that_remembers_something_else(world):
+    pid = world.group.replicas[1]
+    log = world[1].log
+    world.group.invariants.committed[log.start] = Request(1, 9999, 1, b"another")
+    world.simulation.crash(pid)
+    with breaks(1):
+        world.simulation.restart(pid)
 
 
 def test_2_commit_beyond_the_log(world):
@@ -110,6 +136,7 @@ def test_2_commit_beyond_the_log(world):
 
 
 def test_2_log_that_was_cut_off_in_front(world):
+    world[2].images = ()
     world[2].log.start = 1
     with breaks(2):
         world.step(2)
@@ -118,9 +145,9 @@ def test_2_log_that_was_cut_off_in_front(world):
 def test_3_operation_applied_out_of_order(world):
     ctx = world[1]
     ctx.machine.history.append((1, b"again", b""))
-    ctx.log.append(Request(1, 9999, 1, b"x"))
+    extended(ctx, Request(1, 9999, 1, b"x"))
     ctx.commit += 1
-    world.group.invariants._quorum = 0
+    world.group.invariants._quorum[0] = 0
     world.simulation._checks.remove(world.group.history)
     with breaks(3):
         world.step(1)
@@ -138,7 +165,8 @@ def test_4_view_that_goes_back(world):
 
 
 def test_4_log_that_is_not_that_of_its_view(world):
-    world.group.invariants._begun[3] = [*world[0].log.slice(0, 5), Request(1, 1, 1, b"another")]
+    began = world.group.invariants._begun[0, 3] = _Piece(world[0].log, world[0].log.op)
+    began.entries[-1] = Request(1, 1, 1, b"another")
     world[2].view = world[2].last_normal_view = 3
     with breaks(4):
         world.step(2)
@@ -156,17 +184,29 @@ def test_4_view_that_nobody_began(world):
 
 
 def test_5_two_entries_for_one_op(world):
-    op = world[0].log.op
+    prepare = Prepare(0, 0, world[0].log.op, 0, (Request(1, 9999, 1, b"another"),))
+    world.sends(0, prepare)  # is held back, and may never leave
     with breaks(5):
-        world.sends(0, Prepare(0, 0, op, 0, (Request(1, 9999, 1, b"another"),)))
+        world.hears(1, prepare, 0)
+
+
+def test_5_two_entries_for_one_op_that_nobody_has_heard_yet(world):
+    slot = world.simulation._slots[world.group.replicas[0]]
+    prepare = Prepare(0, 0, world[0].log.op, 0, (Request(1, 9999, 1, b"another"),))
+    slot.output.send(world.group.replicas[1], prepare, held=False)
+    with breaks(5):
+        world.step(0)
 
 
 def test_5_view_that_begins_twice(world):
-    op = world[0].log.op
-    world.sends(0, StartView(0, 4, 0, op, 0))
-    swapped(world[1].log, op)
+    op = world[0].log.op + 1
+    begins = StartView(0, 4, 0, op, 0)
+    for i, operation in ((0, b"one"), (1, b"another")):
+        extended(world[i], Request(1, 9999, 1, operation))
+        world.sends(i, replace(begins))  # each may be the one that is never heard
+    world.hears(2, begins, 0)
     with breaks(5):
-        world.sends(1, StartView(0, 4, 0, op, 0))
+        world.hears(2, begins, 1)
 
 
 def test_5_view_whose_beginning_is_told_differently(world):
@@ -175,7 +215,7 @@ def test_5_view_whose_beginning_is_told_differently(world):
 
 
 def test_6_commit_without_a_quorum(world):
-    world[0].log.append(Request(1, 9999, 1, b"x"))
+    extended(world[0], Request(1, 9999, 1, b"x"))
     world[0].commit += 1
     with breaks(6):
         world.step(0)
@@ -183,8 +223,8 @@ def test_6_commit_without_a_quorum(world):
 
 def test_6_copy_of_one_that_crashed_counts(world):
     ctx = world[0]
-    ctx.log.append(Request(1, 9999, 1, b"x"))
-    world[1].log.append(Request(1, 9999, 1, b"x"))
+    extended(ctx, Request(1, 9999, 1, b"x"))
+    extended(world[1], Request(1, 9999, 1, b"x"))
     world.sends(1, PrepareOK(0, 0, ctx.log.op))
     world.simulation.crash(world.group.replicas[1])
     ctx.commit += 1
@@ -213,11 +253,19 @@ def test_8_part_in_a_view_before_the_one_voted_for(world, kind):
 
 def test_8_holds_over_incarnations(world):
     pid = world.group.replicas[1]
+    vote = DoViewChange(0, 5, 0, world[1].log.op, world[1].commit)
+    world.sends(1, vote)
+    world.hears(2, vote, 1)
+    world.simulation.crash(pid)
+    with breaks(8):
+        world.simulation.restart(pid)  # its journal knows nothing of the vote, so it acknowledges in view 0
+
+
+def test_8_vote_that_nobody_heard_promises_nothing(world):
+    pid = world.group.replicas[1]
     world.sends(1, DoViewChange(0, 5, 0, world[1].log.op, world[1].commit))
     world.simulation.crash(pid)
-    world.simulation._slots[pid].incarnation = 0
-    with breaks(8):
-        world.simulation.restart(pid)  # believes that it is new, and acknowledges in view 0
+    world.simulation.restart(pid)
 
 
 def test_9_vote_that_hides_what_was_acknowledged(world):
@@ -249,12 +297,32 @@ def test_10_replica_in_state_transfer_answers_about_its_log(world):
         world.sends(1, NewState(0, 0, 0, 1, 1, 1, 1, ()))
 
 
-@pytest.mark.parametrize("message", [DoViewChange(0, 1, 0, 0, 0), PrepareOK(0, 0, 0)])
-def test_10_recovering_replica_says_anything(world, message):
-    world.simulation.crash(world.group.replicas[1])
-    world.simulation.restart(world.group.replicas[1])
+@pytest.mark.parametrize("kind", [DoViewChange, PrepareOK])
+def test_10_recovering_replica_says_anything(world, kind):
+    replica = world.simulation.process(world.group.replicas[1])
+    replica._state = type("Odd", (), {"status": "recovering"})()
+    world.step(1)
     with breaks(10):
-        world.sends(1, message)
+        world.sends(1, DoViewChange(0, 1, 0, world[1].log.op, 0) if kind is DoViewChange else PrepareOK(0, 0, 0))
+
+
+def test_13_epoch_that_ends_twice(world):
+    pids = world.group.replicas
+    world.group.invariants._quorum = dict.fromkeys(range(3), 0)
+    for i in (0, 1):
+        extended(world[i], Reconfiguration(0, pids))
+        world[i].commit += 1
+    world.step(0)
+    world.step(1)
+    extended(world[0], Reconfiguration(0, pids))
+    world[0].commit += 1
+    with breaks(13):
+        world.step(0)
+
+
+def test_16_stamp_of_another_incarnation(world):
+    with breaks(16):
+        world.sends(0, Commit(0, 0, 0, 0, incarnation=world[0].incarnation + 1))
 
 
 def last_reply(world):
@@ -328,3 +396,28 @@ def test_12_requests_that_overlap_may_be_ordered_either_way(world):
 def test_12_reply_to_nobody(world):
     with breaks(12):
         answer(world, 8000, 10_000)
+
+
+def read(world, number, op, result, asked):
+    """Client 0 gets an answer to a read, before which op `asked` was answered to somebody."""
+    history, pid = world.group.history, world.group.clients[0]
+    history._asked["c0", number] = asked
+    slot = world.simulation._slots[pid]
+    cid = CorrelationId(pid, request=number)
+    world.simulation._finish_step(
+        slot, slot.process, "message", ReadReply(op, 0, 0, result), world.group.replicas[0], cid, None
+    )
+
+
+def test_12_read_of_a_state_that_is_too_old(world):
+    history = world.group.history
+    newest = history._ops[-1]
+    read(world, 8000, newest, history._results[newest][1], newest)
+    with breaks(12):
+        read(world, 8001, history._ops[-2], history._results[history._ops[-2]][1], newest)
+
+
+def test_12_read_of_what_never_was(world):
+    newest = world.group.history._ops[-1]
+    with breaks(12):
+        read(world, 8000, newest, b"made up", newest)
