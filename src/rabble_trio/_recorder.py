@@ -64,7 +64,7 @@ class FlightRecorder:
     only its owner may read it. Raises `ValueError` for what can't be.
     """
 
-    folder: str | Path
+    folder: str | os.PathLike[str]
     """Where the files go. It is made when the first one is written."""
     inputs: int = 10_000
     """Messages kept of each process, at most 100,000. At least three quarters of them are there when it fails."""
