@@ -76,9 +76,9 @@ def simulate(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
-    """Run a cluster of three processes under traffic, kills and pauses: `nox -s soak -- --minutes 10 --seed 1`."""
+    """Harm real processes under load, and judge them: `nox -s soak -- haret --minutes 10 --nodes 5`, or `-- cluster`."""
     session.install("-e", ".")
-    session.run("python", "-m", "soak", *session.posargs)
+    session.run("python", "-m", "soak", *(session.posargs or ["haret"]))
 
 
 @nox.session(default=False)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rabble_trio import CorrelationId, NodeDown, NodeId, NodeUp, Outbox, Pid
-from soak.traffic import Number, Question, Sink
+from soak.cluster.traffic import Number, Question, Sink
 
 ME, PEER = NodeId("n1", "127.0.0.1:1"), NodeId("n2", "127.0.0.1:2")
 UP, DOWN = NodeUp(PEER), NodeDown(PEER, "lost")

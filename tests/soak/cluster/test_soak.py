@@ -11,11 +11,11 @@ from pathlib import Path
 def test_a_short_soak(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     done = subprocess.run(
-        [sys.executable, "-m", "soak", "--minutes", "0", "--json", str(results)],
+        [sys.executable, "-m", "soak", "cluster", "--minutes", "0", "--json", str(results)],
         capture_output=True,
         text=True,
         timeout=60,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from soak.report import MIN_SAMPLES, Life, Results
+from soak.cluster.report import MIN_SAMPLES, Life, Results
 
 FLAT = {"rss": 40 * 2**20, "tasks": 27, "files": 12, "asks_pending": 1}
 
