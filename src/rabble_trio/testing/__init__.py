@@ -12,7 +12,8 @@ How the package is laid out. For processes alone, without Trio:
     _schedule    scenarios; schedules to save, load and replay
     _flight      the world of what a flight recorder wrote
     _minimize    shortens a schedule that fails
-    _explore     every order in which things can happen, within bounds    (_freeze: states as values)
+    _steps       what single processes do in an exploration, each step once       (_freeze: states as values)
+    _explore     every order in which things can happen, within bounds
     hypothesis   strategies, and a state machine whose rules are the choices; import it by its own name
     __main__     the command that replays and shortens saved schedules
     pytest_plugin  saved schedules as tests
