@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,71 @@ async def test_a_node_that_comes_back_is_a_member_and_takes_part(tmp_path: Path,
             own = servers.running[primary].api_address
             async with haret.open_client([own], "demo") as other:  # redirected, to a group that went on
                 assert (await other.blob_get("/a")).value == b"while it was away"
+
+
+async def test_a_stop_of_all_nodes_loses_nothing(tmp_path: Path, config: haret.ServerConfig) -> None:
+    async with open_servers(tmp_path, config) as servers:
+        await servers.create(1)
+        async with haret.open_client(servers.endpoints(), "demo", give_up_after=30) as client:
+            await client.create("/numbers", "queue")
+            async with trio.open_nursery() as nursery:
+                for number in range(200):
+                    nursery.start_soon(client.queue_push, "/numbers", b"%d" % number)
+                await servers.kill_all()  # in the middle of it
+                for number in (1, 2, 3):
+                    await servers.start(number)
+            popped = [(await client.queue_pop("/numbers")).value for _ in range(201)]
+            assert sorted(int(one) for one in popped[:200] if one is not None) == list(range(200))
+            assert popped[200] is None
+            assert client.statistics().sessions == 1
+
+
+async def test_a_fenced_namespace_stands_still_after_a_stop_of_all_nodes(
+    tmp_path: Path, config: haret.ServerConfig
+) -> None:
+    async with open_servers(tmp_path, config) as servers:
+        pids = [f"r{one}::{server.node.id}" for one, server in servers.running.items()]
+        async with servers.admin(1) as admin:
+            assert (await admin.create_namespace("demo", pids, durability="fenced")).durability == "fenced"
+        async with haret.open_client(servers.endpoints(), "demo") as client:
+            await client.create("/a", "blob")
+            await servers.kill(3)
+            await servers.start(3)  # one may forget, and ask the others
+            async with servers.admin(1) as admin:
+                while await status_of(admin, f"demo::{pids[2]}") != "normal":  # noqa: ASYNC110  # no event tells
+                    await trio.sleep(0.02)
+            await servers.kill_all()
+            for number in (1, 2, 3):
+                await servers.start(number)
+            with trio.move_on_after(0.5) as scope:
+                await client.blob_get("/a")
+            assert scope.cancelled_caught  # rather no answer than a wrong one
+            async with servers.admin(1) as admin:
+                (namespace,) = await admin.namespaces()
+                assert (namespace.primary, namespace.durability) == (None, "fenced")
+                assert await status_of(admin, namespace.replicas[0]) == "recovering"
+
+
+async def test_a_node_that_lost_its_journal_recovers_from_the_others(
+    tmp_path: Path, config: haret.ServerConfig
+) -> None:
+    async with open_servers(tmp_path, config) as servers:
+        namespace = await servers.create(1)
+        async with haret.open_client(servers.endpoints(), "demo") as client:
+            await client.create("/a", "blob")
+            await servers.kill(3)
+            (tmp_path / "n3" / "journal.db").unlink()
+            await servers.start(3)
+            put = await client.blob_put("/a", b"x")
+            async with servers.admin(3) as admin:
+                while True:
+                    with suppress(haret.Unanswered):  # about to be started
+                        state = await admin.replica(namespace.replicas[2])
+                        if state.status == "normal" and state.commit >= put.op:
+                            break
+                    await trio.sleep(0.02)
+            await servers.kill(1)
+            assert (await client.blob_get("/a")).value == b"x"  # n3 counts
 
 
 async def test_a_crash_can_be_asked_for_from_any_node(tmp_path: Path, config: haret.ServerConfig) -> None:
