@@ -63,9 +63,9 @@ class Disk(NamedTuple):
 
 
 class Local(NamedTuple):
-    """Rule 1."""
+    """Rule 1. `owner`: the index of the process."""
 
-    index: int
+    owner: int
     process: Process
     timers: tuple[CorrelationId | None, ...]
     up: bool
@@ -137,7 +137,7 @@ class Steps:
 
     def keep(self, local: Local) -> int:
         """The place of a local state."""
-        key = (local.index, self.freezer.freeze(local.process), *local[2:])
+        key = (local.owner, self.freezer.freeze(local.process), *local[2:])
         place = self._places.get(key)
         if place is None:
             place = self._places[key] = len(self.locals)
@@ -173,7 +173,7 @@ class Steps:
         return found
 
     def _find_choices(self, local: Local) -> Choices:
-        index, disk = local.index, local.disk
+        index, disk = local.owner, local.disk
         if not local.up:
             return Choices((), (), (), (), ((RESTART, index, None),))
         syncs: list[Action] = []
@@ -239,8 +239,8 @@ class _Running:
     def __init__(self, steps: Steps, local: Local) -> None:
         self.steps = steps
         self.local = local
-        self.index = local.index
-        self.pid = steps.pids[local.index]
+        self.index = local.owner
+        self.pid = steps.pids[local.owner]
         self.slot = steps.world._slots[self.pid]
         self.process = local.process
         self.timers = dict.fromkeys(local.timers)
@@ -399,10 +399,10 @@ class _Running:
                     self.steps.monitors = True
                     self.touched.add(index)
                     self.watching[index] = None
-            case Demonitor(pid) if (index := self.steps.index.get(pid)) is not None:
+            case Demonitor(pid) if pid in self.steps.index:
                 self.steps.monitors = True
-                self.touched.add(index)
-                self.watching.pop(index, None)
+                self.touched.add(self.steps.index[pid])
+                self.watching.pop(self.steps.index[pid], None)
 
     def _append(self, effect: Any) -> None:
         if self.journal is None:
