@@ -275,6 +275,10 @@ class Network:
             if isinstance(effect, Send) and isinstance(effect.envelope.message, kind)
         ]
 
+    def unsynced(self, i: int) -> list[Any]:
+        """Records of replica i that are not durable yet, decoded."""
+        return read_records(None, [e.record for e in self._waiting[self.pids[i]] if isinstance(e, Persist)])
+
     def records(self, i: int) -> list[Any]:
         """What the journal of replica i has, decoded; a snapshot first."""
         return read_records(*self.journals[self.pids[i]])
