@@ -113,6 +113,8 @@ class Stateful(Plain):
             return
         if isinstance(message, Pay) and message.amount % 10 == 0:
             output.start_timer(0.0, CorrelationId(output.pid, message.amount))
+        if isinstance(message, Pay) and message.note == b"keep":
+            output.persist(message.note)
         super().handle(message, sender, correlation_id, output)
 
     def flight_state(self):

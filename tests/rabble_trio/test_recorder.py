@@ -12,11 +12,25 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from rabble_trio import ActorDown, ChildFailed, Down, FlightRecorder, NodeId, Pid, Supervisor, open_node
+from rabble_trio import (
+    ActorDown,
+    ChildFailed,
+    CorrelationId,
+    Down,
+    FlightRecorder,
+    NodeId,
+    Outbox,
+    Persisted,
+    Pid,
+    Supervisor,
+    Timeout,
+    open_node,
+)
 from rabble_trio import _recorder as recorder_module
-from rabble_trio._flight import Ended, Flight
-from rabble_trio._recorder import MAX_INPUTS, MAX_SIZE, MAX_WAITING, write
-from rabble_trio.testing import NotReplayable, Schedule, ScheduleError, minimize
+from rabble_trio._actor import Actor
+from rabble_trio._flight import SEGMENTS, Ended, Flight
+from rabble_trio._recorder import MAX_INPUTS, MAX_SIZE, MAX_WAITING, Tape, write
+from rabble_trio.testing import NotReplayable, Schedule, ScheduleError, flight, minimize
 from rabble_trio.testing._recording import Recording
 from rabble_trio.testing.step import main as rabble_step
 from tests.rabble_trio.flights import Lottery, Pay, Plain, Stateful, Till, Total, lottery
@@ -226,6 +240,37 @@ async def test_timers_that_ran_when_the_state_was_given_fire_in_the_replay(tmp_p
     assert schedule.parameters["timers"]
     with pytest.raises(ValueError, match="unlucky at 2046"):
         schedule.replay()
+
+
+async def test_picture_has_the_timers_and_records_of_that_moment(autojump_clock):
+    pid = Pid("till", NodeId("n", "127.0.0.1:1"))
+    actor = Actor(pid, "process", 10)
+    tape = Tape(FlightRecorder("folder", inputs=SEGMENTS), actor, Stateful(), Stateful, [].append)
+    cancelled, running, firing = (CorrelationId(pid, number) for number in range(3))
+    for cid, seconds in ((cancelled, 1.0), (running, 7.0), (firing, 2.0)):
+        actor.start_timer(trio.current_time(), seconds, cid)
+    actor.persisted = 3
+    tape.handle(Pay(1), pid, None, Outbox(pid))
+    actor.cancel_timer(cancelled)
+    await trio.sleep(2.0)
+    del actor.timers[firing]
+    tape.handle(Timeout(), pid, firing, Outbox(pid))
+    picture = tape.flight.last.begin
+    assert list(picture.timers) == [(firing, 0.0), (running, 5.0)]
+    assert picture.persisted == 3
+    assert picture.encode() == b"1"
+
+
+async def test_process_holds_back_in_the_replay_what_it_held_back(tmp_path):
+    made = {"resume": "tests.rabble_trio.flights:Stateful", "state": {"bytes": "0"}}
+    pid = "till::n@127.0.0.1:1"
+    world = Schedule(flight, 0, {"pid": pid, "make": made, "persisted": 3, "runs": True}).world()
+    till = Pid.parse(pid)
+    world.input(till, Pay(7, b"keep"), sender=Pid.parse("ann::n@127.0.0.1:1"))
+    world.input(till, Persisted(3))
+    assert not world.received
+    world.input(till, Persisted(4))
+    assert [envelope.message for envelope in world.received] == [Total(7)]
 
 
 class Stateless(Plain):
