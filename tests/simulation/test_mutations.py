@@ -190,18 +190,19 @@ def test_deaf_replica_stops_the_group_without_a_pre_vote(monkeypatch):
 def pending_for_ever(monkeypatch):
     """The pending layer of the client table outlives the entries that it was made from (D8)."""
     known: dict[int, set] = {}
-    init, accept = Primary.__init__, Primary._accept
+    enter, accept = Primary.enter, Primary._accept
 
-    def remember(self, ctx, *arguments):
-        init(self, ctx, *arguments)
-        for key in known.setdefault(id(ctx), set()):
+    def remember(self, output):
+        transition = enter(self, output)
+        for key in known.setdefault(id(self.ctx), set()):
             self._pending.setdefault(key, None)
+        return transition
 
     def note(self, key, *arguments):
-        known[id(self.ctx)].add(key)
+        known.setdefault(id(self.ctx), set()).add(key)
         accept(self, key, *arguments)
 
-    monkeypatch.setattr(Primary, "__init__", remember)
+    monkeypatch.setattr(Primary, "enter", remember)
     monkeypatch.setattr(Primary, "_accept", note)
 
 
