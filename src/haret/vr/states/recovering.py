@@ -34,16 +34,21 @@ from ..transfer import Collection
 from .base import State, ToBackup, ToViewChange, Transition
 
 
+BACK_OFF = 8
+"""How much longer the attempts of a replica whose peers don't answer become: a node may have many of them."""
+
+
 class Recovering(State):
     """Status recovering."""
 
     status: ClassVar[str] = "recovering"
 
-    __slots__ = ("_age", "_answers", "_collection", "_nonce", "_patience", "_silence")
+    __slots__ = ("_age", "_answers", "_attempts", "_collection", "_nonce", "_patience", "_silence")
 
     def __init__(self, ctx: Context) -> None:
         super().__init__(ctx)
         self._nonce = 0
+        self._attempts = 0
         self._answers: dict[Pid, RecoveryResponse] = {}
         self._collection: Collection | None = None
         self._age = 0
@@ -65,7 +70,8 @@ class Recovering(State):
         self._answers.clear()
         self._collection = None
         self._silence = 0
-        self._patience = self.ctx.patience()
+        self._attempts = min(self._attempts + 1, BACK_OFF)
+        self._patience = self.ctx.patience() * self._attempts
         self._ask(output)
 
     def _ask(self, output: Outbox) -> None:
@@ -83,7 +89,7 @@ class Recovering(State):
         if self._silence >= self._patience:
             self.ctx.count("recovery_attempts")
             self._attempt(output)
-        elif self._collection is None and self._age >= settings.ticks(settings.resend):
+        elif self._collection is None and self._age >= settings.ticks(settings.resend) * self._attempts:
             self._ask(output)
         return None
 
@@ -95,6 +101,7 @@ class Recovering(State):
         if message.nonce != self._nonce or self._collection is not None:
             ctx.count("dropped_recovery_response")
             return None
+        self._attempts = 1  # somebody is there
         ctx.learn_incarnations(message.known, output)
         self._answers[sender] = message
         answers = {pid: answer for pid, answer in self._answers.items() if answer.incarnation >= ctx.known.get(pid, 0)}
