@@ -8,7 +8,7 @@ import time
 
 from .harness import Row, machine_facts, save, table
 
-NAMES = ["local_one_way", "ask", "ring", "timers", "tree", "vr_core", "service", "cluster", "recorder"]
+NAMES = ["local_one_way", "ask", "ring", "timers", "tree", "vr_core", "service", "cluster", "recorder", "journal"]
 """The benchmarks, in the order of the table."""
 
 LONG = ["replication", "growth"]

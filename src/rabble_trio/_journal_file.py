@@ -27,8 +27,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from hashlib import blake2b
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from msgpack import packb
 
 from ._ids import Pid
 from ._journal import Stored
@@ -50,8 +53,8 @@ PURGE_ROWS: Final = 1024
 PURGE_BYTES: Final = 4 * 1024 * 1024
 """Bytes of garbage that are deleted between two syncs of records, as large rows take longer."""
 
-CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
-"""Bytes written to the write-ahead log before it is copied into the main file: rarely, but each takes only milliseconds."""
+CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
+"""Bytes written to the write-ahead log before it is copied into the main file, which takes some ten milliseconds."""
 
 FORMAT: Final = 1
 PAGE_SIZE: Final = 4096
@@ -121,6 +124,10 @@ class _History:
     @property
     def key(self) -> _Key:
         return self.group, self.name
+
+
+_COLUMNS: Final = [field.name for field in fields(_History)]
+_values: Final = attrgetter(*_COLUMNS)  # astuple copies each value
 
 
 class _Damage(Exception):
@@ -283,8 +290,8 @@ class JournalFile(Generic[T]):
         history = _History(self._next_id, pid.group, pid.name, self._state.generation)
         self._next_id += 1
         self._histories[key] = history
-        places = ", ".join("?" * (len(fields(_History)) + 1))
-        self._connection.execute(f"INSERT INTO process VALUES ({places})", (*astuple(history), self._seal(history)))
+        places = ", ".join("?" * (len(_COLUMNS) + 1))
+        self._connection.execute(f"INSERT INTO process VALUES ({places})", (*_values(history), self._seal(history)))
         self._state.processes += 1
         self._update_state()
         return history
@@ -304,15 +311,14 @@ class JournalFile(Generic[T]):
         self._aside[history.key] = history.id
 
     def _update(self, history: _History) -> None:
-        values = {field.name: getattr(history, field.name) for field in fields(_History)}
-        places = ", ".join(f'"{name}" = :{name}' for name in values)
+        places = ", ".join(f'"{name}" = ?' for name in _COLUMNS)
         self._connection.execute(
-            f"UPDATE process SET {places}, seal = :seal WHERE id = :id",
-            {**values, "seal": self._seal(history)},
+            f"UPDATE process SET {places}, seal = ? WHERE id = ?",
+            (*_values(history), self._seal(history), history.id),
         )
 
     def _seal(self, history: _History) -> bytes:
-        return seal(self.identity, astuple(history))
+        return seal(self.identity, _values(history))
 
     # Work between syncs -----------------------------------------------------------------------------------------------
 
@@ -513,7 +519,7 @@ def _snapshot_sum(identity: bytes, id: int, number: int) -> Any:
 
 def seal(identity: bytes, values: Sequence[object]) -> bytes:
     """The checksum of a row of numbers, texts and bytes."""
-    return blake2b(repr(tuple(values)).encode(), digest_size=SUM, key=identity).digest()
+    return blake2b(packb(values), digest_size=SUM, key=identity).digest()
 
 
 def is_corruption(error: sqlite3.Error) -> bool:

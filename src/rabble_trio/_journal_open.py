@@ -104,6 +104,7 @@ def open_journal_file(directory: Path, node: str, expected: bytes) -> JournalFil
 
 
 def _open(path: Path, node: str, expected: bytes, mark: Mark) -> JournalFile[Any]:
+    reason: str | None
     if path.exists() and path.stat().st_size:
         try:
             return _open_existing(path, node, expected, mark)
@@ -118,6 +119,7 @@ def _open(path: Path, node: str, expected: bytes, mark: Mark) -> JournalFile[Any
         reason = f"{path} is gone" if expected or mark.identity else None
     state = State(FORMAT, secrets.token_bytes(16), node, 1, reason, 0)
     _create(path, state)
+    mark.write(state.identity, 0, 0)
     return _open_existing(path, node, b"", mark)
 
 
@@ -151,6 +153,8 @@ def _open_existing(path: Path, node: str, expected: bytes, mark: Mark) -> Journa
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = connect(path, isolation_level=None, timeout=0, cached_statements=64)
+    # A text that is damaged has a checksum that is wrong. Without this it would be an error to read it.
+    connection.text_factory = lambda data: data.decode(errors="replace")
     try:
         for setting in (
             "locking_mode = EXCLUSIVE",  # fewer system calls, and a second connection has been known to damage files

@@ -280,10 +280,14 @@ async def open_node(
     mutual = tls is not None and tls[0].verify_mode is ssl.CERT_REQUIRED
     _check_security(node_id, secret, tls, mutual, insecure)
     keeper = RecordKeeper(None if data_dir is None else Path(data_dir))
-    record = await keeper.load()
     if transport is None:
         transport = WebsocketTransport(tls)
-    listener = await transport.listen(node_id.host, node_id.port)
+    try:
+        record = await keeper.load()
+        listener = await transport.listen(node_id.host, node_id.port)
+    except BaseException:
+        keeper.close()
+        raise
     failure: BaseException | None = None
     own_journal: SqliteJournal | None = None
     try:
@@ -339,6 +343,7 @@ async def open_node(
             await listener.aclose()
             if own_journal is not None:
                 await own_journal.aclose()
+            keeper.close()
     if failure is not None:
         raise failure
 

@@ -72,8 +72,9 @@ class Persistence:
         if isinstance(effect, Persist):
             self.journal.append(actor.pid, effect.record)
             actor.persisted += 1
-            self._dirty[actor] = None
-            self._work.set()
+            if actor not in self._dirty:
+                self._dirty[actor] = None
+                self._work.set()
         else:
             self._snapshots[actor.pid] = (actor, self.journal.last_index(actor.pid), effect.encode)
             self._snapshot_work.set()

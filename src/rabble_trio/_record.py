@@ -1,11 +1,13 @@
-"""What a node keeps of its cluster in its data directory, so that it finds the others again after a restart.
+"""A node's data directory: who may use it, and what it keeps of its cluster, to find the others again after a restart.
 
 One file, `cluster.record`, readable by its owner alone: a line that says what it is, the SHA-256 of the rest, and a
 `ClusterRecord`. It is replaced as a whole, by renaming a synced file over it, so a crash leaves the old one or the new one.
+The directory belongs to the one process that holds a lock on `node.lock`, which its death releases.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -22,6 +24,7 @@ from ._members import MembersRecord
 logger = logging.getLogger("rabble_trio.cluster")
 
 FILE_NAME: Final = "cluster.record"
+LOCK_NAME: Final = "node.lock"
 
 _HEAD: Final = b"rabble cluster record 1\n"
 _SUM_BYTES: Final = 32
@@ -47,6 +50,7 @@ class RecordKeeper:
 
     def __init__(self, directory: Path | None) -> None:
         self._path = None if directory is None else directory / FILE_NAME
+        self._lock: int | None = None
         self._next: ClusterRecord | None = None
         self._work = trio.Event()
         self._settled = trio.Event()
@@ -55,7 +59,12 @@ class RecordKeeper:
         """The identity of the node's journal, which goes into every record from now on."""
 
     async def load(self) -> ClusterRecord | None:
-        """What was kept, or None. Raises `RecordError` if there is something, but not a sound record."""
+        """Take the directory, and give what was kept there, or None; `close` gives it back.
+
+        Raises `RecordError` if another node has it, or if there is something, but not a sound record.
+        """
+        if self._path is not None:
+            self._lock = _take(self._path.with_name(LOCK_NAME))
         record = None if self._path is None else await trio.to_thread.run_sync(_read, self._path)
         if record is not None:
             self.journal = record.journal
@@ -78,6 +87,12 @@ class RecordKeeper:
             if self._settled.is_set():
                 self._settled = trio.Event()
 
+    def close(self) -> None:
+        """Let others have the directory."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     async def settled(self) -> None:
         """Wait until what was saved is durable."""
         await self._settled.wait()
@@ -99,6 +114,30 @@ class RecordKeeper:
             else:
                 if self._next is record:
                     self._settled.set()
+
+
+def _take(path: Path) -> int:
+    """Lock a file, until the descriptor is closed or this process dies."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise RecordError(f"can't write {path}: {error.strerror or error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(descriptor, 0)
+        os.write(descriptor, b"%d\n" % os.getpid())  # for whoever is refused
+    except BlockingIOError:
+        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise RecordError(
+            f"{path.parent} belongs to a node that runs, in process {holder or '?'}: stop that one, or give each node a "
+            "directory of its own"
+        ) from None
+    except OSError as error:
+        os.close(descriptor)
+        raise RecordError(f"can't lock {path}: {error.strerror or error}") from error
+    return descriptor
 
 
 def _read(path: Path) -> ClusterRecord | None:
