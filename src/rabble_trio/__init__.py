@@ -9,12 +9,13 @@ The core is pure, without Trio, clock, randomness or I/O:
     _messages    the messages of the runtime itself
     _orset, _members, _handshake, _link    what a cluster is, and how two nodes talk
     _process     Process, Outbox, and effects as data
+    _flight      what a flight recorder keeps of a process     (_plain: values as JSON)
 
 The shell is Trio:
     _mailbox     bounded queues, and the mailbox handle of Trio code
     _actor       one incarnation of an actor: its mailbox, timers, monitors, asks
     _journal     where persisted records go                    (_persistence: the barrier between it and processes)
-    _recorder    the flight recorder               (_flight: what it keeps; _plain, _show: values as JSON, and as text)
+    _recorder    the flight recorder                           (_show: values as text)
     _executor    routes envelopes, runs processes, timers, monitors, asks     (_remote: those across nodes)
     _service     actors that are Trio code
     _workers     blocking and CPU-bound work in threads and processes    (_worker: the inside of such a process)
