@@ -3,9 +3,8 @@
 operations.py   what can be done, as data            results.py    what comes out, errors included, as data
 limits.py       every limit and its reason           paths.py      the grammar of paths
 check.py        what can be refused without a tree   tree.py       Tree, and the rules that it keeps
-apply.py        how each operation is done           snapshot.py   a tree to chunks of bytes
-decoder.py      chunks of bytes to a tree
-image.py        a tree at one moment: its bytes, and its digest in slices
+apply.py        how each operation is done           image.py      a tree at one moment, in slices
+snapshot.py     a tree to chunks of bytes            decoder.py    chunks of bytes to a tree
 nodes.py        blobs, queues, sets, directories     sortedmap.py  the persistent B-tree below all of them
 """
 

@@ -4,8 +4,9 @@ Except for directories, and the maps in the nodes, while they have an owner: see
 never asked of a node that has one.
 
 A node's version is the revision of the newest change to it or to anything below it. Its digest is 32 bytes that
-identify its type, version and content, computed when first asked for and remembered; so after a write a digest of the
-whole tree costs as much as the path that was written. It serves to find replicas that went apart, not against forgers.
+identify its type, version and content, computed when first asked for and remembered where that is worth the memory; so
+after a write a digest of the whole tree costs as much as the path that was written. It serves to find replicas that
+went apart, not against forgers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ DIGEST_SIZE: Final = 32
 """Bytes in a digest."""
 
 _BYTES_OF_WORK: Final = 1024
-"""Bytes that are hashed in the time that an entry costs anyway."""
+"""Bytes that are hashed in the time that an entry costs anyway. The digest of a blob with fewer is not remembered."""
 
 
 class Node(ABC):
@@ -125,7 +126,8 @@ class Directory(Node):
 
     def _content_steps(self) -> Generator[int, None, bytes]:
         for _, child in self.children.fingerprint_steps(_hash_child):
-            yield from child.digest_steps()
+            if not _is_small(child):
+                yield from child.digest_steps()
             yield 1
         return _identify(self.children, _hash_child)
 
@@ -150,9 +152,16 @@ def _hash_key(key: bytes, _value: None) -> bytes:
     return _hash(key)
 
 
+def _is_small(node: Node) -> bool:
+    return type(node) is Blob and len(node.value) < _BYTES_OF_WORK
+
+
 def _hash_child(name: str, child: Node) -> bytes:
-    # The digest has a fixed length, so name and digest can't run into each other.
-    return _hash(child.digest + name.encode())
+    # Name and content can't run into each other: a digest has a fixed length, and that of a value is told.
+    if _is_small(child):
+        value = cast("Blob", child).value
+        return _hash(b"value %d %d %s%s" % (child.version, len(value), value, name.encode()))
+    return _hash(b"digest %s%s" % (child.digest, name.encode()))
 
 
 NODE_TYPES: Final[dict[str, Callable[[int], Node]]] = {node.type: node for node in (Blob, Queue, Set, Directory)}
