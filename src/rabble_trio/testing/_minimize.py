@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from ._choices import Choice, Crash
 from ._schedule import Schedule, with_choices
@@ -92,8 +92,14 @@ def _simplify(
 def _plainer(choice: Choice) -> list[Choice]:
     do, what, detail = choice.do, choice.what, choice.detail
     if do in ("deliver", "fire") and "crash" in detail:
-        return [Choice(do, what), Choice(do, what, {"crash": Crash(effects=0).to_detail()})]
-    if do in ("crash", "sync") and detail:
+        crashes = [Crash(effects=0).to_detail(), *_plainer_crashes(detail["crash"])]
+        return [
+            Choice(do, what),
+            *(Choice(do, what, {"crash": crash}) for crash in crashes if crash != detail["crash"]),
+        ]
+    if do == "crash" and detail:
+        return [Choice(do, what, crash) for crash in ({}, *_plainer_crashes(detail))]
+    if do == "sync" and detail:
         return [Choice(do, what)]
     kind, mark, number = what.rpartition("#")
     if mark and number.isdigit():
@@ -101,6 +107,19 @@ def _plainer(choice: Choice) -> list[Choice]:
         smaller = sorted({1, int(number) // 2, int(number) - 1} - {0, int(number)})
         return [Choice(do, f"{kind}#{one}", detail) for one in smaller]
     return []
+
+
+def _plainer_crashes(detail: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same crash with less damage: without one of its details, or with a smaller number."""
+    without = [{name: value for name, value in detail.items() if name != left_out} for left_out in detail]
+    smaller = [
+        {**detail, name: number}
+        for name, value in detail.items()
+        if type(value) is int
+        for number in sorted({1, value // 2, value - 1})
+        if 0 < number < value
+    ]
+    return [crash for crash in without if "effects" in crash or "effects" not in detail] + smaller
 
 
 def _done(schedule: Schedule) -> list[Choice]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from .._ids import Pid
+from ._choices import Crash
 from ._faults import PROBABILITIES, Faults
 from ._pending import MESSAGE, TIMER, Pending
 from ._schedule import Scenario, Schedule
@@ -22,7 +23,7 @@ from ._simulation import Simulation
 MAX_CHOICES: Final = 100
 """Choices in a schedule, unless the caller says otherwise: about as many as Hypothesis can shorten well."""
 
-_VERBS: Final = ("happen", "happen", "happen", "drop", "duplicate", "crash", "restart", "cut", "heal")
+_VERBS: Final = ("happen", "happen", "happen", "drop", "duplicate", "crash", "restart", "cut", "heal", "damage")
 """What `schedules` draws from; most often something just happens."""
 
 
@@ -49,7 +50,8 @@ def faults() -> st.SearchStrategy[Faults]:
 def schedules(
     draw: st.DrawFn, made: Scenario, *, parameters: dict[str, Any] | None = None, max_choices: int = MAX_CHOICES
 ) -> Schedule:
-    """Schedules of a scenario: any order of events, losses, copies, crashes as far as the scenario allows them, and cuts.
+    """Schedules of a scenario: any order of events, losses, copies, cuts, and crashes and damage to journals as far as the
+    scenario allows them.
 
     Each is run while it is drawn, because what can be chosen depends on what happened. One that fails ends with the
     choice that fails, so a test replays what it gets: `schedule.replay()`.
@@ -73,9 +75,13 @@ def _choose(simulation: Simulation, verb: str, number: int) -> None:
     elif verb in ("drop", "duplicate"):
         if messages := [item for item in simulation.pending if item.kind == MESSAGE]:
             getattr(simulation, verb)(messages[number % len(messages)])
-    elif verb == "crash":
-        if pids := simulation.crashable:
-            simulation.crash(pids[number % len(pids)])
+    elif verb in ("crash", "damage"):
+        pids = simulation.crashable
+        if verb == "damage":
+            pids = [pid for pid in pids if pid in simulation.damageable()]
+        if pids:
+            pid = pids[number % len(pids)]
+            simulation.crash(pid, _how(simulation, pid, number // len(pids), verb == "damage"))
     elif verb == "restart":
         if pids := [pid for pid in simulation.pids if not simulation.up(pid)]:
             simulation.restart(pids[number % len(pids)])
@@ -85,6 +91,17 @@ def _choose(simulation: Simulation, verb: str, number: int) -> None:
         simulation.partition([some], [pid for pid in pids if pid != some], one_way=number % 3 == 0)
     else:
         simulation.heal()
+
+
+def _how(simulation: Simulation, pid: Pid, number: int, damages: bool) -> Crash:
+    """A crash, which may harm the journal as far as the scenario allows it; 0 is the plainest."""
+    number, keep = divmod(number, 3)
+    if not damages:
+        return Crash(keep=keep)
+    details: list[dict[str, Any]] = [{"amnesia": True}, {"lose": 1 + number}, {"rot": 1 + number}]
+    if pid in simulation.damageable(silent=True):
+        details.append({"stale": 1 + number})
+    return Crash(keep=keep, **details[number % len(details)])
 
 
 def happen(simulation: Simulation, item: Pending) -> None:
@@ -118,6 +135,10 @@ class SimulationMachine(RuleBasedStateMachine):
     def _messages(self) -> list[Pending]:
         return [item for item in self.simulation.pending if item.kind == MESSAGE]
 
+    def _damageable(self) -> list[Pid]:
+        damageable = self.simulation.damageable()
+        return [pid for pid in self.simulation.crashable if pid in damageable]
+
     def _down(self) -> list[Pid]:
         return [pid for pid in self.simulation.pids if not self.simulation.up(pid)]
 
@@ -147,7 +168,16 @@ class SimulationMachine(RuleBasedStateMachine):
     def crash(self, number: int) -> None:
         """A process that may crash does."""
         pids = self.simulation.crashable
-        self.simulation.crash(pids[number % len(pids)])
+        pid = pids[number % len(pids)]
+        self.simulation.crash(pid, _how(self.simulation, pid, number // len(pids), False))
+
+    @precondition(lambda self: self._damageable())
+    @rule(number=_NUMBER)
+    def damage(self, number: int) -> None:
+        """A process crashes, and its journal is damaged."""
+        pids = self._damageable()
+        pid = pids[number % len(pids)]
+        self.simulation.crash(pid, _how(self.simulation, pid, number // len(pids), True))
 
     @precondition(lambda self: self._down())
     @rule(number=_NUMBER)

@@ -13,7 +13,7 @@ import pytest
 
 from rabble_trio.testing import Crash, Faults, Schedule, Simulation, scenario
 from rabble_trio.testing._world import DAMAGES
-from tests.rabble_trio.testing.toys import CLIENT, A, Add, Adder, B, C, Teller, in_order, pid
+from tests.rabble_trio.testing.toys import CLIENT, A, Add, Adder, B, C, Feeder, Teller, in_order, pid
 
 D = pid("d", 4)
 
@@ -271,17 +271,6 @@ def test_runs_with_bad_disks_replay_to_the_byte(seed, tmp_path):
             assert getattr(one.journal, name, None) == getattr(other.journal, name, None)
     Schedule(banking, seed, {}, tuple(again.choices)).save(tmp_path / "again.schedule")
     assert path.read_bytes() == (tmp_path / "again.schedule").read_bytes()
-
-
-class Feeder(Adder):
-    def __init__(self, to):
-        super().__init__(timer=0.01)
-        self.to = to
-
-    def handle(self, message, sender, correlation_id, output):
-        super().handle(message, sender, correlation_id, output)
-        if self.timeouts and not isinstance(message, Add):
-            output.send(self.to, Add(self.timeouts)) if type(message).__name__ == "Timeout" else None
 
 
 def test_driver_goes_on_after_settling():

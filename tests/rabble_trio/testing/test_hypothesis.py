@@ -9,9 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from haret.simulation import InvariantBroken
 from haret.simulation.small import small
+from rabble_trio import JournalError
 from rabble_trio.testing import Faults, Schedule, run_scenario, scenario
 from rabble_trio.testing.hypothesis import SimulationMachine, faults, schedules
-from tests.rabble_trio.testing.toys import CLIENT, A, Account, Add, Adder, B, in_order
+from tests.rabble_trio.testing.toys import CLIENT, A, Account, Add, Adder, B, Teller, in_order
 
 QUICK = settings(
     max_examples=30, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -30,10 +31,11 @@ def test_simplest_mixture_is_a_world_without_faults():
 
 @scenario
 def adders(simulation):
-    """A passes on to B; nothing can go wrong."""
+    """A passes on to B; nothing can go wrong that B can't live with."""
     simulation.spawn(A, lambda: Adder(peer=B, timer=1.0))
-    simulation.spawn(B, Account, journal=True)
+    simulation.spawn(B, Teller, journal=True)
     simulation.may_crash([A, B], at_once=1)
+    simulation.may_damage([B], at_once=1, recovered=lambda pid: True, silent=True)
     simulation.send(A, Add(1), sender=CLIENT)
 
 
@@ -45,15 +47,35 @@ def test_drawn_schedules_replay_strictly(schedule):
 
 
 def test_drawn_schedules_hold_all_kinds_of_choices():
-    seen = set()
+    seen, details = set(), set()
 
     @given(schedules(adders))
-    @settings(QUICK, max_examples=100)
+    @settings(QUICK, max_examples=200)
     def look(schedule):
         seen.update(choice.do for choice in schedule.choices)
+        details.update(name for choice in schedule.choices if choice.do == "crash" for name in choice.detail)
 
     look()
     assert seen >= {"deliver", "fire", "sync", "drop", "duplicate", "crash", "restart", "cut", "heal"}
+    assert details == {"keep", "amnesia", "lose", "rot", "stale"}
+
+
+@scenario
+def fragile(simulation):
+    """An account that can't live with a damaged journal, which only the machine and `schedules` may damage loudly."""
+    simulation.spawn(A, Account, journal=True)
+    simulation.may_crash([A], at_once=1)
+    simulation.may_damage([A], at_once=1)
+    simulation.send(A, Add(1), sender=CLIENT)
+
+
+def test_damage_is_found_and_shrunk_to_its_plainest():
+    def fails(schedule):
+        return isinstance(schedule.failure(), JournalError)
+
+    found = find(schedules(fragile, max_choices=12), fails, settings=settings(QUICK, max_examples=400))
+    assert [choice.do for choice in found.choices] == ["deliver", "crash", "restart"]
+    assert set(found.choices[1].detail) == {"keep", "lose"}
 
 
 def test_what_fails_is_found_and_shrunk():

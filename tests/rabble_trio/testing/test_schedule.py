@@ -15,7 +15,8 @@ from rabble_trio.testing import (
     run_scenario,
     scenario,
 )
-from tests.rabble_trio.testing.toys import A, Add, Adder, B, in_order, pid
+from rabble_trio.testing._minimize import _plainer
+from tests.rabble_trio.testing.toys import A, Add, Adder, B, in_order, pid, remembering
 
 
 def failing(seed=11, **parameters):
@@ -168,6 +169,57 @@ def test_details_of_crashes_become_plainer():
     # The second incarnation counts from 1 again. How the first one crashed does not matter.
     assert isinstance(short.failure(), AssertionError)
     assert Choice("fire", "a timer", {"crash": {"effects": 2}}) not in short.choices or len(short.choices) == 5
+
+
+DAMAGES = {
+    "amnesia": "amnesia",
+    "corrupt_tail": "lose",
+    "rotten_record": "rot",
+    "lying_fsync": "stale",
+    "stale_copy": "stale",
+}
+
+
+BUSY = {"crash_rate": 10.0, "crash_in_step": 0.0, "torn_record": 0.5, "sync_max": 0.02, "snapshot_max": 0.1}
+
+
+def failures_of_disks(**faults):
+    for seed in range(10):
+        try:
+            run_scenario(remembering, seed, 200, faults=Faults(**faults), settle=False)
+        except ScenarioFailed as error:
+            yield error
+
+
+@pytest.mark.parametrize("fault", DAMAGES)
+def test_damage_shrinks_to_what_the_failure_needs(fault, tmp_path):
+    [failure, *_] = failures_of_disks(**BUSY, **{fault: 0.5})
+    shortest = minimize(failure.schedule)
+    assert len(shortest.choices) * 2 < len(failure.schedule.choices)
+    *rest, crash, restart = shortest.choices
+    assert {choice.do for choice in rest} <= {"fire", "deliver", "sync"}
+    assert (crash.do, restart.do) == ("crash", "restart")
+    # One kind of damage, and no more of it than is needed; what else the crash did made no difference.
+    [(kind, amount)] = crash.detail.items()
+    assert kind == DAMAGES[fault]
+    assert amount == 1
+    shortest.save(tmp_path / "short.schedule")
+    again = Schedule.load(tmp_path / "short.schedule")
+    assert again == shortest
+    assert str(again.failure()).startswith("forgot ")
+
+
+def test_crashes_without_damage_lose_nothing_that_anybody_knows_of():
+    assert list(failures_of_disks(**BUSY, slow_disk_rate=1.0, full_disk_rate=1.0)) == []
+
+
+def test_crash_in_a_step_that_damages_becomes_plainer():
+    def plainer(**crash):
+        return [choice.detail for choice in _plainer(Choice("deliver", "a>b Add#1", {"crash": crash}))]
+
+    assert plainer(effects=1, lose=2)[:3] == [{}, {"crash": {"effects": 0}}, {"crash": {"effects": 1}}]
+    assert {"crash": {"effects": 1, "lose": 1}} in plainer(effects=1, lose=2)
+    assert plainer(effects=0) == [{}]
 
 
 def test_schedule_that_does_not_fail_cannot_be_minimised():

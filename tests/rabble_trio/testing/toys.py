@@ -98,6 +98,38 @@ class Teller(Account):
             self.told.append(message)
 
 
+class Feeder(Adder):
+    """Sends 1, 2, ... to an account."""
+
+    def __init__(self, to: Pid) -> None:
+        super().__init__(timer=0.01)
+        self.to = to
+
+    def handle(self, message, sender, correlation_id, output):
+        super().handle(message, sender, correlation_id, output)
+        if isinstance(message, Timeout):
+            output.send(self.to, Add(self.timeouts))
+
+
+@scenario
+def remembering(simulation: Simulation) -> None:
+    """A, which B feeds, must never forget what it said it has. Wrong if its disk is bad."""
+    simulation.spawn(A, Teller, journal=True)
+    simulation.spawn(B, lambda: Feeder(A))
+    simulation.may_crash([A], at_once=1)
+    simulation.may_damage([A], at_once=1, silent=True)
+    said = 0
+
+    def check(step):
+        nonlocal said
+        if step.pid == B and isinstance(step.message, Sum):
+            said = max(said, step.message.total)
+        if step.pid == A and step.event == "start":
+            assert sum(step.process.numbers) >= said, f"forgot {said - sum(step.process.numbers)} of {said}"
+
+    simulation.check(check)
+
+
 @scenario
 def in_order(simulation: Simulation, *, count: int = 3) -> None:
     """A sends 1, 2, ... to B, which insists on that order. Wrong as soon as the network reorders, loses or doubles."""
