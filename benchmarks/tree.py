@@ -289,7 +289,7 @@ def whole(size: int) -> list[Row]:
     chunks = list(tree.chunks())
     digest = tree.digest
 
-    def decode() -> Iterator[object]:
+    def decode() -> Iterator[None]:
         decoder = Decoder()
         for chunk in chunks:
             decoder.feed(chunk)
