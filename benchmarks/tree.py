@@ -294,7 +294,8 @@ def whole(size: int) -> list[Row]:
         for chunk in chunks:
             decoder.feed(chunk)
             yield
-        yield decoder.finish()
+        decoder.finish()
+        yield
 
     def digest_again() -> Iterator[object]:
         image = Image(Tree.restore(chunks))
