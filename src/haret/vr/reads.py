@@ -68,19 +68,21 @@ class Reads:
         ctx = self._ctx
         ctx.broadcast(ConfirmView(ctx.epoch, ctx.view, self._round, ctx.incarnation), output)
 
-    def confirmed(self, number: int, sender: Pid, output: Outbox) -> None:
-        """A backup is still in this view."""
+    def confirmed(self, number: int, sender: Pid, output: Outbox) -> bool:
+        """A backup is still in this view. Returns whether a quorum is, so that the round is over."""
         if number != self._round or not self._under_way:
-            return
+            return False
         self._confirmed.add(sender)
-        if len(self._confirmed) >= self._ctx.quorum - 1:
-            reads, self._under_way = self._under_way, []
-            if self._index <= self._ctx.commit:
-                self._answer(reads, output)
-            else:
-                self._ready.append((self._index, reads))
-            if self._next:
-                self._begin(output)
+        if len(self._confirmed) < self._ctx.quorum - 1:
+            return False
+        reads, self._under_way = self._under_way, []
+        if self._index <= self._ctx.commit:
+            self._answer(reads, output)
+        else:
+            self._ready.append((self._index, reads))
+        if self._next:
+            self._begin(output)
+        return True
 
     @property
     def waiting(self) -> bool:

@@ -101,6 +101,31 @@ def test_new_primary_waits_for_what_its_view_began_with(network, session):
     assert answers(network) == [(3, b"2: ?")]
 
 
+@pytest.mark.parametrize("uncommitted", [False, True])
+def test_primary_that_is_heard_but_hears_nobody_does_not_keep_its_office_by_asking(network, session, uncommitted):
+    """To the others `ConfirmView` is a sign of life. Found by the simulator: the group stood still for ever."""
+    network.cut = {(1, 0), (2, 0)}
+    if uncommitted:
+        network.request(0, session, 2)
+    for _ in range(40):
+        network.give(0, Read(b"?"))
+        network.run(1)
+    assert [i for i in network.primaries() if i], "one of the others is primary"
+    assert answers(network) == []
+
+
+def test_primary_that_answers_reads_only_stays(network, session):
+    for _ in range(40):
+        network.deliver()
+        network.give(0, Read(b"?"))
+        network.tick(0)
+        network.deliver(ConfirmView)
+    network.settle()
+    assert network.primaries() == [0]
+    assert network[0].context.wishes.mine == 0
+    assert len(answers(network)) == 40
+
+
 def test_lost_confirmations_are_asked_for_again(network, session):
     network.give(0, Read(b"?"))
     network.lose(ConfirmView)

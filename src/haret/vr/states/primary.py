@@ -14,10 +14,11 @@ Rules:
    it, and repeats its acknowledgement while anything is uncommitted. Who has not acknowledged anything in this view is
    told again that the view has begun.
 6. A wish for another view does not move a primary whose entries are committed; the fact that a replica has entered one
-   does. A primary whose entries have not been committed for its patience may be one that is heard, but hears nobody. It
-   stops its heartbeats, which keep the others content, and wishes for another view like them. (Else a network that fails
-   in one direction only would stop the group for as long as that lasts.) The same goes for one whose disk does nothing
-   for that long: it takes no more requests, and lets the others go on without it.
+   does. A primary whose entries have not been committed for its patience, or whose reads have not been confirmed, may be
+   one that is heard, but hears nobody. It stops its heartbeats and questions, which keep the others content, and wishes
+   for another view like them. (Else a network that fails in one direction only would stop the group for as long as that
+   lasts.) The same goes for one whose disk does nothing for that long: it takes no more requests, and lets the others go
+   on without it.
 7. A reconfiguration is the last entry of its epoch: from the moment that it is accepted, no request is (section 7.1).
 8. A primary that was restarted never goes on in its view: it may have prepared entries that its journal does not have.
 
@@ -201,17 +202,18 @@ class Primary(Normal):
         ctx = self.ctx
         if ctx.stalled >= self.patience:
             self.silence = max(self.silence, self.patience)
-        self._reads.tick(output)
         if self._planned is not None:
             self._planned.age += 1
             self._decide(self._planned, output)
         self._learners = {pid: (after, age + 1) for pid, (after, age) in self._learners.items() if age < LEARNER_TICKS}
-        if ctx.log.op > ctx.commit or self._queue or self.restless():
+        if not self._nothing_open() or self._reads.waiting or self.restless():
             transition = self.wait(output)
             if self.restless():
                 return transition
         else:
             self.heard()
+        # Not by one that is restless: asking keeps the others as content as a heartbeat does.
+        self._reads.tick(output)
         self._idle = self._idle + 1 if self._all_done() else 0
         rest_after = ctx.settings.rest_after
         if rest_after and self._idle > ctx.settings.ticks(rest_after):
@@ -225,6 +227,10 @@ class Primary(Normal):
                 ctx.send(peer, commit, output)
         self._quiet = True
         return None
+
+    def _nothing_open(self) -> bool:
+        """Whether all that was accepted is committed."""
+        return self.ctx.log.op == self.ctx.commit and not self._queue
 
     def _all_done(self) -> bool:
         """Whether all replicas have everything, and nobody waits for anything."""
@@ -370,7 +376,8 @@ class Primary(Normal):
         if message.view != self.ctx.view:
             return
         if message.round:
-            self._reads.confirmed(message.round, sender, output)
+            if self._reads.confirmed(message.round, sender, output) and self._nothing_open():
+                self.heard()
         elif self._planned is not None:
             self._planned.alive.add(sender)
             self._decide(self._planned, output)
