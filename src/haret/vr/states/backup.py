@@ -215,9 +215,9 @@ class Backup(Normal):
     # --- Confirming, recovering ---
 
     def on_confirm_view(self, message: ConfirmView, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
-        """The primary wants to answer reads."""
+        """The primary wants to answer reads. That alone is no reason to be content: one that can't commit wants so, too."""
         ctx = self.ctx
-        if self._obeys(message.view, sender):
+        if message.view == ctx.view and sender == self._leader:
             ctx.send(sender, ViewConfirmed(ctx.epoch, ctx.view, message.round, ctx.incarnation), output)
         else:
             ctx.count("dropped_older_view")

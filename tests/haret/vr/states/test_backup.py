@@ -4,6 +4,7 @@ import pytest
 
 from haret.vr.messages import (
     Commit,
+    ConfirmView,
     DoViewChange,
     GetState,
     NewState,
@@ -13,6 +14,7 @@ from haret.vr.messages import (
     Request,
     StartView,
     StartViewChange,
+    ViewConfirmed,
 )
 
 
@@ -180,3 +182,12 @@ def test_a_later_view_is_followed(network, session):
     assert (network.state(1).status, network.state(1).view) == ("view-change", 5)
     network.give(2, StartViewChange(0, 7, 6), network.pids[1])
     assert network.state(2).view == 6
+
+
+def test_questions_about_the_view_are_no_sign_of_life(network: Any) -> None:
+    # Found by the simulator: a primary whose entries could not be committed kept its backups content by its reads.
+    network.tick(1, 3)
+    before = network[1]._state.silence
+    network.give(1, ConfirmView(0, 0, 1), network.pids[0])
+    assert network.find(ViewConfirmed, to=0, frm=1)
+    assert network[1]._state.silence == before > 0
