@@ -72,6 +72,7 @@ class Mark:
 
     def write(self, identity: bytes, processes: int, records: int) -> None:
         """Note what was synced."""
+        self.identity, self._processes, self._records = identity, processes, records
         content = self._LAYOUT.pack(self._MAGIC, identity, processes, records)
         os.pwrite(self._file, content + self._checksum(content), 0)
 
@@ -129,6 +130,7 @@ def _open_existing(path: Path, node: str, expected: bytes, mark: Mark) -> Journa
     try:
         # What SQLite accepted of the log; nothing has been written since it was opened.
         [(_, accepted, _)] = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        _check_schema(connection)
         state = _read_state(connection)
         if state.format != FORMAT:
             raise JournalError(f"{path} has format {state.format}, and this version reads {FORMAT} only: use the other")
@@ -198,18 +200,25 @@ def _create(path: Path, state: State) -> None:
         os.close(descriptor)
 
 
+def _check_schema(connection: sqlite3.Connection) -> None:
+    """Raise `Unreadable` unless the tables are ours, as they may be damaged to others that SQLite reads as well."""
+    found = connection.execute("SELECT sql FROM sqlite_schema ORDER BY rowid").fetchall()
+    if found != [(statement,) for statement in SCHEMA]:
+        raise Unreadable("its tables are not those of a journal")
+
+
 def _read_state(connection: sqlite3.Connection) -> State:
-    try:
-        rows = connection.execute("SELECT * FROM journal").fetchall()
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # no such table
-            raise Unreadable(str(error)) from error
-        raise
-    if len(rows) != 1 or not isinstance(rows[0][1], bytes) or len(rows[0][1]) != SUM:
-        raise Unreadable("what it says about itself is damaged")
-    if rows[0][-1] != seal(rows[0][1], rows[0][:-1]):
-        raise Unreadable("what it says about itself is damaged")
-    return State(*rows[0][:-1])
+    rows = connection.execute("SELECT * FROM journal").fetchall()
+    if len(rows) == 1:
+        *values, checksum = rows[0]
+        state = State(*values)
+        if (
+            isinstance(state.identity, bytes)
+            and len(state.identity) == SUM
+            and seal(state.identity, values) == checksum
+        ):
+            return state
+    raise Unreadable("what it says about itself is damaged or missing")
 
 
 def _log_files(path: Path) -> list[Path]:
