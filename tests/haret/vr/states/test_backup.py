@@ -184,7 +184,7 @@ def test_a_later_view_is_followed(network, session):
     assert network.state(2).view == 6
 
 
-def test_questions_about_the_view_are_no_sign_of_life(network: Any) -> None:
+def test_questions_about_the_view_are_no_sign_of_life(network) -> None:
     # Found by the simulator: a primary whose entries could not be committed kept its backups content by its reads.
     network.tick(1, 3)
     before = network[1]._state.silence
