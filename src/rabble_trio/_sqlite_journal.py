@@ -60,6 +60,7 @@ class SqliteJournal(Journal):
         self._closed = False
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
+        self._thread: threading.Thread
         self._ended = trio.Event()
 
     @classmethod
@@ -71,7 +72,8 @@ class SqliteJournal(Journal):
         journal = cls(directory, node, expected)
         job = _Job(None)
         # A daemon, so that a program that dies without closing its node does not hang: nothing is lost by that.
-        threading.Thread(target=journal._run, args=[job], name=f"journal of {node}", daemon=True).start()
+        journal._thread = threading.Thread(target=journal._run, args=[job], name=f"journal of {node}", daemon=True)
+        journal._thread.start()
         with trio.CancelScope(shield=True):  # it is not long, and somebody has to close what was opened
             await job.done.wait()
         job.result.unwrap()
@@ -166,6 +168,7 @@ class SqliteJournal(Journal):
                     self._send_pending()
                 self._jobs.put(None)
             await self._ended.wait()
+            self._thread.join()  # that was the last thing it did
 
     # In the thread ----------------------------------------------------------------------------------------------------
 
