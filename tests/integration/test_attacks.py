@@ -233,7 +233,7 @@ async def test_submitting_nonsense(world: World) -> None:
             while len(said) < 2:
                 said += decode_batch(await connection.receive())
             before = (await w.admin.replica(w.namespace.primary)).op
-            operation = encode(haret.BlobGet("/a"))
+            operation = encode(haret.BlobPut("/a", b"x"))
             nonsense = [
                 Submit(1, 1, b""),
                 Submit(2, 1, b"\xc1" * 1000),
@@ -259,7 +259,7 @@ async def test_sessions_of_nobody(world: World) -> None:
     async with world() as w:
         for session in (10**6, 2**63 - 1):
             async with connect(w, API) as connection:
-                submit = Submit(1, 1, encode(haret.BlobGet("/a")))
+                submit = Submit(1, 1, encode(haret.BlobPut("/a", b"x")))
                 await connection.send(encode_batch([Hello(API, VERSION), Enter("demo", bytes(16), session), submit]))
                 said: list[Any] = []
                 while len(said) < 3:
