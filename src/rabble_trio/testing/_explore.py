@@ -15,9 +15,9 @@ Rules:
 5. Choices that concern different processes commute, so of the two orders only one is followed to the end (sleep sets:
    Godefroid 1996, chapter 5). All states are visited nevertheless, each at its least depth. For suppose that all shortest
    ways to a state have a choice that sleeps where it comes up. Take the way that always prefers what is followed
-   earlier. The choice sleeps because it was followed before another one further up the way, and commutes with all since:
-   made there it gives a way that is preferred to the one taken. The sleep sets of all arrivals at the least depth are
-   intersected before a state is left, so it does not matter by which one it was found.
+   earlier. Each state on it was found by it, because states are left in the order in which they were found. The choice
+   sleeps because it was followed before another one further up the way, and commutes with all since: made there it gives
+   a way that is preferred to the one taken. So it need not be known what sleeps when a state is reached once more.
 
 What is checked is what the scenario declares by `Simulation.always`: it speaks about states, not about histories. Time is
 not here: a timer may fire at any moment. Nor is damage but amnesia, nor are crashes in the middle of a step: what is sent
@@ -169,9 +169,8 @@ class _Explorer:
         began = perf_counter()
         first = self._first()
         parents: dict[State, tuple[State, Action] | None] = {first: None}
-        asleep: dict[State, frozenset[Action]] = {first: frozenset()}  # of states that were reached, but not yet left
-        todo = [first]
         nothing: frozenset[Action] = frozenset()
+        todo = [(first, nothing)]  # states to leave, and what sleeps in them
         transitions = level = deepest = 0
         failure: Exception | None = None
         full = False
@@ -180,9 +179,8 @@ class _Explorer:
             self._check(first)
             while todo and not full and (depth is None or level < depth):
                 level += 1
-                following: list[State] = []
-                for state in todo:
-                    sleeping = asleep.pop(state)
+                following: list[tuple[State, frozenset[Action]]] = []
+                for state, sleeping in todo:
                     followed: list[Action] = []
                     for action in self._actions(state):
                         if action in sleeping:
@@ -190,18 +188,14 @@ class _Explorer:
                         at = (state, action)
                         new = self._follow(state, action)
                         transitions += 1
-                        after = nothing
-                        if reduce:
-                            after = self._still_asleep(state, action, sleeping, followed)
-                            followed.append(action)
                         if new not in parents:
                             parents[new] = at
-                            asleep[new] = after
                             deepest = level
                             self._check(new)
-                            following.append(new)
-                        elif (slept := asleep.get(new)) is not None:
-                            asleep[new] = slept & after
+                            asleep = self._still_asleep(state, action, sleeping, followed) if reduce else nothing
+                            following.append((new, asleep))
+                        if reduce:
+                            followed.append(action)
                     full = len(parents) >= max_states
                     if full:
                         break

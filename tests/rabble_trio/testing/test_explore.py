@@ -486,6 +486,47 @@ def test_reduction_loses_no_state_at_any_depth(made, bounds):
         assert one.transitions <= other.transitions
 
 
+class Table(Process):
+    """A random machine of three states: what it does with a number, the seed says."""
+
+    def __init__(self, random) -> None:
+        self.state = 0
+        self.rules = tuple(
+            tuple((random.randrange(3), random.choice((None, A, B, C)), random.randrange(2)) for _ in range(2))
+            for _ in range(3)
+        )
+
+    def init(self, pid, output):
+        output.start_timer(1)
+
+    def handle(self, message, sender, correlation_id, output):
+        number = message.number if isinstance(message, Add) else 0
+        self.state, to, sent = self.rules[self.state][number]
+        if to is not None:
+            output.send(to, Add(sent))
+
+
+@scenario
+def tables(simulation, *, seed):
+    """Three random machines, with numbers on their way to each."""
+    random = Random(seed)
+    for each in (A, B, C):
+        made = Table(random)
+        simulation.spawn(each, lambda made=made: Freezer(frozenset()).copy(made))
+        simulation.send(each, Add(random.randrange(2)), sender=CLIENT)
+    simulation.may_crash([A, B, C], at_once=3)
+
+
+def test_reduction_loses_no_state_of_random_machines():
+    for seed in range(25):
+        bounds = {"duplicates": None if seed % 2 else 1, "fires": seed % 3, "crashes": seed % 2, "restarts": False}
+        for depth in (3, 5, 6):
+            options = {"parameters": {"seed": seed}, "depth": depth, **bounds}
+            full, reduced = (explore(tables, reduce=reduce, **options) for reduce in (False, True))
+            assert (reduced.states, reduced.deepest) == (full.states, full.deepest), options
+            assert reduced.transitions <= full.transitions
+
+
 # --- States as values ---
 
 
