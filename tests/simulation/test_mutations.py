@@ -148,8 +148,8 @@ LATE = Faults(
 RARE = 190
 """The loss that takes this many runs to show is looked for from here on, to keep the tests quick."""
 
+# (Since replicas come back with their logs, chance hardly ever meets a truncating state transfer; `explore` does.)
 SAFETY = {
-    truncating_state_transfer: (three, None),
     stale_last_normal_view: (three, None),
     too_few_acknowledgements: (five, None),
     acknowledgements_of_any_view: (three, LATE),
@@ -218,25 +218,11 @@ def pending_for_ever(monkeypatch):
     monkeypatch.setattr(Primary, "_accept", note)
 
 
-def outcome_of_no_other_view(monkeypatch):
-    """A replica in state transfer does not take part in view changes (D17)."""
-    from haret.vr.states.state_transfer import StateTransfer
-
-    monkeypatch.setattr(StateTransfer, "on_start_view_change", lambda *_: None)
-    monkeypatch.setattr(StateTransfer, "wait", lambda *_: None)
-
-
-CRASHES = Faults(latency_max=0.01, loss=0.1, crash_rate=1.0, partition_rate=2.0, partition_max=1.5)
-"""A primary that dies before all have followed it."""
-
-
 CUTS = Faults(partition_rate=3.0, partition_max=300.0)
 """Paths that stay cut when the other faults stop, in one direction or both."""
 
 
-@pytest.mark.parametrize(
-    ("switch", "faults"), [(pending_for_ever, None), (outcome_of_no_other_view, CRASHES), (no_pre_vote, CUTS)]
-)
+@pytest.mark.parametrize(("switch", "faults"), [(pending_for_ever, None), (no_pre_vote, CUTS)])
 def test_liveness_is_lost_without(monkeypatch, switch, faults):
     switch(monkeypatch)
     _, cause = find(three, faults=faults, steps=300 if faults is CUTS else 800)
