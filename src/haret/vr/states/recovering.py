@@ -33,7 +33,6 @@ from ..messages import Behind, ImagePart, NewState, Recovery, RecoveryResponse, 
 from ..transfer import Collection
 from .base import State, ToBackup, ToViewChange, Transition
 
-
 BACK_OFF = 8
 """How much longer the attempts of a replica whose peers don't answer become: a node may have many of them."""
 
