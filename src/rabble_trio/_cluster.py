@@ -10,6 +10,7 @@ Rules:
 4. When another link takes the place of one, that is a `NodeDown` and a `NodeUp`. Nothing that comes over the old one
    counts any more, so envelopes keep their order.
 5. A link to a node that is no member, and does not become one within `STRANGER`, is closed.
+6. A node whose data directory is an older copy is told so by whoever knows better (`Incarnations`), and then ends.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ class ClusterServer:
         self._links_before: Counter[NodeId] = Counter()
         self._attempts = 0
         self._counts: Counter[str] = Counter()
+        self._older_copy: str | None = None  # who says that the data directory is one, and why
+        self._is_older_copy = trio.Event()
         executor.builtin[self.pid] = self._on_message
         executor.remote = self._route
         executor.remote_room = self._wait_for_room
@@ -126,6 +129,12 @@ class ClusterServer:
         with trio.move_on_after(FAREWELL):
             for task in list(self._tasks):
                 await task.ended.wait()
+
+    async def older_copy(self) -> str:
+        """Wait until a node says that this one's data directory is an older copy; tells its words."""
+        await self._is_older_copy.wait()
+        assert self._older_copy is not None
+        return self._older_copy
 
     async def _compare(self) -> None:
         while True:
@@ -280,6 +289,9 @@ class ClusterServer:
     def link_ended(self, task: LinkTask, error: LinkError) -> None:
         """A link is over; its connection is about to be closed."""
         if task.link.peer is not None:
+            if error.code == CloseCode.RESTORED and error.fault == "us":
+                self._older_copy = f"{task.link.peer.node} says: {error.reason}"
+                self._is_older_copy.set()
             self._counts["links_lost"] += 1
             self._drop(task, str(error))
             if error.fault not in {"nobody"}:
@@ -293,7 +305,15 @@ class ClusterServer:
         """The peer has proved itself: take the link into use, unless another one is better."""
         hello = task.link.peer
         assert hello is not None
-        self._incarnations.admit(hello)
+        try:
+            self._incarnations.admit(hello)
+        except LinkError as error:
+            if error.code != CloseCode.RESTORED:
+                raise
+            # After our proof, or the peer would have no reason to believe it.
+            self._counts["older_copies_refused"] += 1
+            task.finish(error.fault, CloseCode.RESTORED, error.reason)
+            return
         self._prefer_own_dial(task)
         for other in [other for node, other in self._links.items() if node.name == task.peer.name]:
             if survivor(other.hellos, task.hellos) is other.hellos:

@@ -81,6 +81,8 @@ class CloseCode(IntEnum):
     """The peer is no member of the cluster, and nobody invited it."""
     GOING_AWAY = 4011
     """The node stops."""
+    RESTORED = 4012
+    """The peer's data directory is an older copy: its node ran since, and did what it now knows nothing of."""
 
 
 @message(tag=_HELLO_TAG)
@@ -105,11 +107,13 @@ class Hello:
     """Whether it has a secret, and demands a proof."""
     nonce: bytes
     """`NONCE_SIZE` fresh random bytes."""
+    previous: int = 0
+    """The newest incarnation that its data directory knew of when it started; 0 if it knew of none."""
 
     def __post_init__(self) -> None:
         check_name("cluster", self.cluster)
-        if not (0 <= self.incarnation <= MAX_INCARNATION and 0 <= self.attempt <= MAX_INCARNATION):
-            raise ValueError("incarnation and attempt are numbers from 0 to 2**63 - 1")
+        if not all(0 <= number <= MAX_INCARNATION for number in (self.incarnation, self.attempt, self.previous)):
+            raise ValueError("incarnations and attempt are numbers from 0 to 2**63 - 1")
         if self.max_message < MAX_HANDSHAKE_MESSAGE:
             raise ValueError(f"max_message must be at least {MAX_HANDSHAKE_MESSAGE} bytes")
         if len(self.nonce) != NONCE_SIZE:
@@ -153,6 +157,8 @@ class LinkConfig:
     """For one message to arrive, while its bytes trickle in: the largest still passes at 300 kbit/s."""
     max_message: int = MAX_MESSAGE_SIZE
     """In a message to or from a peer, of which the websocket makes a frame."""
+    previous: int = 0
+    """The newest incarnation that the node's data directory knew of when it started; 0 if it knew of none."""
     batch_bytes: int = 64 * 1024
     """Of envelopes in one message, unless a single one is larger: a heartbeat waits for one message at most."""
     data_queue_bytes: int = 16 * 2**20
@@ -233,6 +239,7 @@ class Handshake:
             max_message=config.max_message,
             secured=config.secret is not None,
             nonce=nonce,
+            previous=config.previous,
         )
         self._own_bytes = encode(self._own)
         self._peer_bytes = b""
@@ -393,13 +400,22 @@ class Incarnations:
         self._newest: dict[str, int] = {}
 
     def admit(self, hello: Hello) -> None:
-        """Note the hello of a complete handshake. Raises `LinkError` if a newer incarnation of that node was seen."""
+        """Note the hello of a complete handshake.
+
+        Raises `LinkError` if a newer incarnation of that node was seen, or one that its data directory does not know of.
+        """
         newest = self._newest.get(hello.node.name, 0)
         if hello.incarnation < newest:
             raise LinkError(
                 "peer",
                 CloseCode.STALE,
                 f"incarnation {hello.incarnation} of {hello.node} is stale: {newest} was here already; is it running twice?",
+            )
+        if 0 < hello.previous < newest < hello.incarnation:
+            raise LinkError(
+                "peer",
+                CloseCode.RESTORED,
+                f"the data directory of {hello.node} is an older copy: that node ran since, as incarnation {newest}",
             )
         self._newest[hello.node.name] = hello.incarnation
 

@@ -592,6 +592,7 @@ class Link:
             CloseCode.VIOLATION: "us",
             CloseCode.OVERFLOW: "us",
             CloseCode.STALE: "us",
+            CloseCode.RESTORED: "us",
             CloseCode.DUPLICATE: "nobody",
             CloseCode.NOT_WANTED: "nobody",
             CloseCode.GOING_AWAY: "nobody",

@@ -300,6 +300,7 @@ async def open_node(
                 secret=secret,
                 insecure=secret is None,  # which was checked above
                 certificates=mutual,
+                previous=0 if record is None else record.incarnation,
             )
             members = _restored(config, record)
             if data_dir is not None and journal is None:
@@ -317,6 +318,7 @@ async def open_node(
                 executor.recorder = NodeRecorder(recorder)
                 nursery.start_soon(executor.recorder.run, name=f"flight recorder of {node_id}")
             nursery.start_soon(executor.run_journal, name=f"journal of {node_id}")
+            nursery.start_soon(_refuse_older_copy, server, own_journal, name=f"older copy of {node_id}")
             root_ended = trio.Event()
             await nursery.start(_run_root, root, root_ended)
             await nursery.start(server.run, listener)
@@ -346,6 +348,20 @@ async def open_node(
             keeper.close()
     if failure is not None:
         raise failure
+
+
+async def _refuse_older_copy(server: ClusterServer, journal: SqliteJournal | None) -> None:
+    """End the node if others know that it ran since its data directory was copied: it may have promised more than it knows.
+
+    Its processes are told of that when it is started again, so that they don't act on what they know.
+    """
+    reason = await server.older_copy()
+    if journal is not None:
+        await journal.distrust(reason)
+    raise RecordError(
+        f"{reason}. Start the node again: its processes are told that they can't trust what they persisted, and recover from "
+        "other nodes if they can"
+    )
 
 
 async def _run_root(root: SupervisorTask, ended: trio.Event, task_status: trio.TaskStatus[None]) -> None:

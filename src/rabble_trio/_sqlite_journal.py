@@ -141,6 +141,16 @@ class SqliteJournal(Journal):
         else:
             await trio.lowlevel.checkpoint()
 
+    async def distrust(self, reason: str) -> None:
+        """Let no process trust what it persisted, from the next start on. Nothing can be done with this journal after it."""
+
+        def distrust() -> None:
+            self._file.distrust(reason)
+            raise JournalError(f"{self._file.path}: {reason}")
+
+        with contextlib.suppress(JournalError):
+            await self._do(_Job(None, distrust))
+
     def _send_pending(self) -> _Job:
         job = _Job(self._pending)
         self._pending = {}

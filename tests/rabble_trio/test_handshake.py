@@ -348,6 +348,19 @@ def test_an_old_incarnation_is_recognised() -> None:
     seen.admit(hello(N1, 1))
 
 
+@pytest.mark.parametrize("previous", [3, 4])
+def test_a_data_directory_that_does_not_know_of_the_newest_incarnation_is_an_older_copy(previous: int) -> None:
+    seen = Incarnations()
+    seen.admit(dataclasses.replace(hello(N1, 5), previous=4))
+    seen.admit(dataclasses.replace(hello(N1, 5), previous=4))  # another link
+    with pytest.raises(LinkError, match=r"of n1@127\.0\.0\.1:5001 is an older copy: .* as incarnation 5") as caught:
+        seen.admit(dataclasses.replace(hello(N1, 6), previous=previous))
+    assert (caught.value.fault, caught.value.code) == ("peer", CloseCode.RESTORED)
+    seen.admit(dataclasses.replace(hello(N1, 7), previous=6))  # it was started once more, and knows now what it lost
+    seen.admit(hello(N1, 8))  # it has no data directory
+    seen.admit(dataclasses.replace(hello(N2, 2), previous=1))
+
+
 # What is refused here -------------------------------------------------------------------------------------------------
 
 
