@@ -15,6 +15,7 @@ The shell is Trio:
     _mailbox     bounded queues, and the mailbox handle of Trio code
     _actor       one incarnation of an actor: its mailbox, timers, monitors, asks
     _journal     where persisted records go                    (_persistence: the barrier between it and processes)
+    _sqlite_journal    records on disk, written by a thread    (_journal_file: the file; _journal_open, _wal: what is lost?)
     _recorder    the flight recorder                           (_show: values as text)
     _executor    routes envelopes, runs processes, timers, monitors, asks     (_remote: those across nodes)
     _service     actors that are Trio code
