@@ -5,12 +5,10 @@ Memory and processor time are those of the three server processes.
 
 from __future__ import annotations
 
-import pathlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 
-from .coordination.cluster import Unfit
+from .coordination.cluster import Unfit, started
 from .coordination.haret import NAMESPACE, HaretCluster
 from .coordination.loads import Load, cpu_seconds, memory_bytes
 from .harness import Row, wide_table
@@ -43,17 +41,13 @@ def run(*, quick: bool = False) -> list[Row]:
     ]
     mode = HaretCluster.modes[0]
     for part in parts:
-        with tempfile.TemporaryDirectory(prefix="growth") as folder:
-            cluster = HaretCluster(pathlib.Path(folder), mode)
-            try:
-                cluster.start()
+        try:
+            with started(HaretCluster, mode) as cluster:
                 for row in part(cluster, f"haret, {mode}"):
                     print(f"  {row.measure}: {row.value:,.3g} {row.unit}", flush=True)
                     rows.append(row)
-            except (Unfit, OSError) as error:
-                print(f"  the rest of this part is left out: {error}")
-            finally:
-                cluster.close()
+        except (Unfit, OSError) as error:
+            print(f"  the rest of this part is left out: {error}")
     return rows
 
 

@@ -10,11 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from .loads import Load, Report
 
@@ -22,6 +24,9 @@ PATIENCE = 60.0
 """Seconds that anything may take: a server's start, a client's answer. Usual are one or two."""
 
 NODES = 3
+
+ATTEMPTS = 2
+"""To start a cluster: a port that was free may be taken meanwhile, by any connection of this machine."""
 
 
 class Unfit(Exception):
@@ -224,6 +229,7 @@ class Cluster:
         """End all processes."""
         if self._client is not None:
             self._client.close()
+            self._client = None
         for server in self.servers:
             server.kill()
         for server in self.servers:
@@ -244,6 +250,26 @@ class Cluster:
                 stderr=log,
                 process_group=0,
             )
+
+
+C = TypeVar("C", bound=Cluster)
+
+
+@contextmanager
+def started(kind: type[C], mode: str) -> Iterator[C]:
+    """A cluster that has started, in a folder of its own. Raises `Unfit`."""
+    with tempfile.TemporaryDirectory(prefix="benchmark") as folder, ExitStack() as stack:
+        for attempt in range(ATTEMPTS):
+            cluster = kind(pathlib.Path(folder) / str(attempt), mode)
+            stack.callback(cluster.close)
+            try:
+                cluster.start()
+                break
+            except Unfit:
+                cluster.close()
+                if attempt == ATTEMPTS - 1:
+                    raise
+        yield cluster
 
 
 def free_ports(count: int) -> list[int]:

@@ -6,7 +6,6 @@ its methods, as a Trio application does.
 
 from __future__ import annotations
 
-import inspect
 import pathlib
 import sys
 import time
@@ -30,15 +29,13 @@ GROWTH = 100
 LONG = 300.0
 """Seconds that a million operations may take, or a replica that missed them, or a thousand namespaces."""
 
-HAS_MODES = "durability" in inspect.signature(haret.Admin.create_namespace).parameters
-
 
 class HaretCluster(Cluster):
     """Three `haret serve`."""
 
     name = "haret"
-    modes = ("durable", "fenced") if HAS_MODES else ("memory",)
-    remarks = ("haret: fenced and memory keep the log in memory; a majority of the processes must live",)
+    modes = ("durable", "fenced")
+    remarks = ("haret, fenced: the log is in memory, and lasts while a majority of the processes lives",)
     module = "haret"
 
     def __init__(self, folder: pathlib.Path, mode: str) -> None:
@@ -120,12 +117,10 @@ class HaretClient:
 
     async def create(self, names: list[str], nodes: list[str], mode: str) -> None:
         """Create namespaces."""
-        options = {"durability": mode} if HAS_MODES else {}
         async with haret.open_admin(self._admins[0]) as admin:
             for name in names:
-                await admin.create_namespace(
-                    name, [f"r{number}::{node}" for number, node in enumerate(nodes)], **options
-                )
+                replicas = [f"r{number}::{node}" for number, node in enumerate(nodes)]
+                await admin.create_namespace(name, replicas, durability=mode)
 
     async def leader(self, endpoints: list[str]) -> int:
         """The number of the node whose replica is primary."""

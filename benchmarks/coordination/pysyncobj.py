@@ -95,6 +95,7 @@ class PysyncobjCluster(Cluster):
             os.kill(member.pid, signal.SIGKILL)  # it takes seconds to end by itself
         for member in self.members:
             member.close()
+        self.members = []
 
 
 # A member -------------------------------------------------------------------------------------------------------------
