@@ -17,7 +17,7 @@ from haret.cli.interrupt import Interrupted, run_trio
 
 
 # Each of these is printed by a different part of the demonstration.
-@pytest.mark.parametrize("text", [b"1. Start", b"7. Load", b"9. Start", b"10. Read"])
+@pytest.mark.parametrize("text", [b"1. Start", b"7. Load", b"9. Start", b"10. Kill", b"11. Read"])
 def test_the_demonstration(start: Callable[..., Any], text: bytes) -> None:
     child = start("demo")
     child.wait_for(text)
