@@ -61,7 +61,7 @@ class Journal(ABC):
     async def replace(self, pid: Pid, upto: int, snapshot: bytes) -> None:
         """Make a snapshot durable that stands for the records with index <= `upto`, which then go. Raises `JournalError`.
 
-        It changes nothing if a newer one is there.
+        It changes nothing if a newer one is there, or no such records.
         """
 
     @abstractmethod

@@ -348,31 +348,34 @@ class JournalFile(Generic[T]):
         return None
 
     def _write_chunk(self, writing: _Writing[T]) -> T | None:
+        if writing.history is None and self._is_needless(writing):
+            return self._writing.popleft().token
         execute = self._connection.execute
         execute("BEGIN")
         if writing.history is None:
-            history = writing.history = self._history(writing.pid)
-            writing.number = history.snapshot + 1
-            writing.sum = _snapshot_sum(self.identity, history.id, writing.number)
-        history = writing.history
-        finished = history.upto > writing.upto  # a newer one stands for these records already
-        if not finished:
-            position = writing.parts * CHUNK
-            chunk = memoryview(writing.data)[position : position + CHUNK]
-            writing.sum.update(chunk)
-            place = (writing.number << _PART_BITS) + writing.parts
-            # In the place of one that a crash left, of a snapshot that was never entered.
-            execute("INSERT OR REPLACE INTO chunk VALUES (?, ?, ?)", (history.id, place, chunk))
-            writing.parts += 1
-            finished = position + CHUNK >= len(writing.data)
-            if finished:
-                self._enter(history, writing)
+            writing.history = self._history(writing.pid)
+            writing.number = writing.history.snapshot + 1
+            writing.sum = _snapshot_sum(self.identity, writing.history.id, writing.number)
+        position = writing.parts * CHUNK
+        chunk = memoryview(writing.data)[position : position + CHUNK]
+        writing.sum.update(chunk)
+        place = (writing.number << _PART_BITS) + writing.parts
+        # In the place of one that a crash left, of a snapshot that was never entered.
+        execute("INSERT OR REPLACE INTO chunk VALUES (?, ?, ?)", (writing.history.id, place, chunk))
+        writing.parts += 1
+        finished = position + CHUNK >= len(writing.data)
+        if finished:
+            self._enter(writing.history, writing)
         execute("COMMIT")
         self._unchecked += CHUNK
-        if not finished:
-            return None
-        self._writing.popleft()
-        return writing.token
+        return self._writing.popleft().token if finished else None
+
+    def _is_needless(self, writing: _Writing[T]) -> bool:
+        """Whether a newer snapshot stands for the records already, or they are of a history that was set aside."""
+        history = self._histories.get((writing.pid.group, writing.pid.name))
+        if history is None or not self._trusted(history):
+            return writing.upto > 0
+        return not history.upto <= writing.upto <= history.last
 
     def _enter(self, history: _History, writing: _Writing[T]) -> None:
         """Let a snapshot, all of which is written, take the place of records."""
@@ -426,13 +429,15 @@ class JournalFile(Generic[T]):
 
     def close(self) -> None:
         """Copy the write-ahead log into the main file, and close it."""
-        with contextlib.closing(self._mark), contextlib.closing(self._connection):
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._connection.close()
+        self._mark.close()
 
     def abandon(self) -> None:
-        """Close it after an error."""
-        with contextlib.closing(self._mark), contextlib.suppress(sqlite3.Error):
+        """Close it after an error, also one of `close`."""
+        with contextlib.suppress(sqlite3.Error):
             self._connection.close()
+        self._mark.close()
 
     # Opening ----------------------------------------------------------------------------------------------------------
 

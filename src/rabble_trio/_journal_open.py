@@ -27,6 +27,7 @@ MARK_NAME: Final = "journal.mark"
 MAX_SET_ASIDE: Final = 3
 """Unreadable files that are kept for whoever wants to know what happened to them."""
 
+_NOT_ALLOWED: Final = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
 _CACHE_KIB: Final = 16 * 1024  # the newest page of each of some thousands of histories
 
 
@@ -42,7 +43,7 @@ class Mark:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         data = os.pread(self._file, self._LAYOUT.size + SUM, 0)
         content = data[: self._LAYOUT.size]
         self.identity = b""
@@ -73,12 +74,15 @@ class Mark:
     def write(self, identity: bytes, processes: int, records: int) -> None:
         """Note what was synced."""
         self.identity, self._processes, self._records = identity, processes, records
+        assert self._file is not None
         content = self._LAYOUT.pack(self._MAGIC, identity, processes, records)
         os.pwrite(self._file, content + self._checksum(content), 0)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+        """Close the file, once."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 class Unreadable(Exception):
@@ -241,10 +245,10 @@ def failure(path: Path, error: Exception) -> JournalError:
     """The error for those who use the journal, with what to do."""
     if isinstance(error, JournalError):
         return error
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:
+    code, number = getattr(error, "sqlite_errorcode", 0) & 0xFF, getattr(error, "errno", None)
+    if code == sqlite3.SQLITE_FULL or number in {errno.ENOSPC, errno.EDQUOT}:
         advice = "Make room on its disk, and start the node again. Nothing that anybody was told is lost"
-    elif code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
+    elif code in _NOT_ALLOWED or number in {errno.EACCES, errno.EPERM, errno.EROFS}:
         advice = "Make it and its directory writable for the user that the node runs as, and start the node again"
     elif code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         advice = (
@@ -254,4 +258,6 @@ def failure(path: Path, error: Exception) -> JournalError:
         advice = (
             "Look after the disk, then start the node again. It is not tried again, as nobody knows what was written"
         )
+    if not isinstance(error, sqlite3.Error | OSError):
+        advice = "This is a defect of the journal. It is not tried again, as nobody knows what was written"
     return JournalError(f"{path}: {error}. {advice}")

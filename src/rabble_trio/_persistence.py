@@ -44,7 +44,7 @@ class Persistence:
         self._dirty: dict[Actor, None] = {}  # actors with records appended since the last sync began
         self._work = trio.Event()
         # Snapshots to take, the newest of each process.
-        self._snapshots: dict[Pid, tuple[Actor, int, Callable[[], bytes]]] = {}
+        self._snapshots: dict[Pid, tuple[Actor, int, int, Callable[[], bytes]]] = {}
         self._snapshot_work = trio.Event()
         self._failure: Exception | None = None
 
@@ -76,7 +76,8 @@ class Persistence:
                 self._dirty[actor] = None
                 self._work.set()
         else:
-            self._snapshots[actor.pid] = (actor, self.journal.last_index(actor.pid), effect.encode)
+            upto = self.journal.last_index(actor.pid)
+            self._snapshots[actor.pid] = (actor, upto, actor.persisted, effect.encode)
             self._snapshot_work.set()
 
     async def run(self) -> None:
@@ -102,7 +103,7 @@ class Persistence:
             self._snapshot_work = trio.Event()
             while self._snapshots:
                 # One at a time, so that an older snapshot of a process can't arrive after a newer one.
-                actor, upto, encode = self._snapshots.pop(next(iter(self._snapshots)))
+                actor, upto, count, encode = self._snapshots.pop(next(iter(self._snapshots)))
                 try:
                     snapshot = await trio.to_thread.run_sync(encode)
                     if not isinstance(snapshot, bytes):
@@ -110,11 +111,14 @@ class Persistence:
                 except Exception as error:  # whatever a user's encode() raises is that actor's crash and nobody else's
                     actor.kill(error)
                     continue
+                if self._executor.actors.get(actor.pid) is not actor:
+                    continue  # its successor may be told that the records which it covers are damaged
                 try:
                     await self.journal.replace(actor.pid, upto, snapshot)
                 except Exception as error:
                     self._fail(error)
                     return
+                self._release(actor, count)  # what it covers is durable, so that is told first
                 if self._executor.actors.get(actor.pid) is actor:
                     actor.put((Snapshotted(len(snapshot)), self._executor.pid, None))
 

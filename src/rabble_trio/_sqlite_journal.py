@@ -58,6 +58,7 @@ class SqliteJournal(Journal):
         self._in_flight = 0  # jobs with records that the thread has not reported
         self._failure: JournalError | None = None
         self._closed = False
+        self._ending = False  # the thread's: it has been told to end
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._thread: threading.Thread
@@ -205,11 +206,8 @@ class SqliteJournal(Journal):
 
     def _serve(self, file: JournalFile[_Job], waiting: list[_Job]) -> None:
         """Do jobs until the end; raises what goes wrong."""
-        ending = False
-        while not ending or file.has_snapshot:
-            jobs = self._take(block=not file.has_work)
-            ending = ending or None in jobs
-            taken = [job for job in jobs if job is not None]
+        while not self._ending or file.has_snapshot:
+            taken = self._take(block=not file.has_work)
             waiting += taken
             batches = _merge(taken)
             if batches:
@@ -224,27 +222,28 @@ class SqliteJournal(Journal):
                     self._report([job])
                     waiting.remove(job)
 
-    def _take(self, block: bool) -> list[_Job | None]:
-        """All jobs there are; with `block` at least one."""
-        taken: list[_Job | None] = []
+    def _take(self, block: bool) -> list[_Job]:
+        """All jobs there are; with `block` at least one, or the end."""
+        taken: list[_Job] = []
         try:
-            while True:
-                taken.append(self._jobs.get(block=block and not taken))
+            while not self._ending:
+                job = self._jobs.get(block=block and not taken)
+                if job is None:
+                    self._ending = True
+                else:
+                    taken.append(job)
         except Empty:
-            return taken
+            pass
+        return taken
 
     def _refuse(self, error: JournalError, waiting: list[_Job]) -> None:
         """After an error: fail whoever waits, and all that comes until the end."""
         self._failure = error
-        jobs: list[_Job | None] = [*waiting]
-        while True:
-            refused = [job for job in jobs if job is not None]
-            for job in refused:
+        while waiting or not self._ending:
+            for job in waiting:
                 job.result = outcome.Error(JournalError(str(error)))
-            self._report(refused)
-            if None in jobs:
-                return
-            jobs = self._take(block=True)
+            self._report(waiting)
+            waiting = self._take(block=True)
 
     def _report(self, jobs: Sequence[_Job]) -> None:
         def report() -> None:

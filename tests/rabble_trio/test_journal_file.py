@@ -160,6 +160,20 @@ def test_an_older_snapshot_changes_nothing(tmp_path: Path) -> None:
         assert file.load(A) == expected[A]
 
 
+def test_a_snapshot_of_a_history_that_was_set_aside_changes_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as file:
+        fill(file)
+        file.distrust("for a reason")
+        for pid in (A, B):
+            file.begin_snapshot(pid, 3, b"of before", "done")
+            assert work(file) == ["done"]
+            assert damaged(file.load(pid)) == "for a reason"
+        file.write({A: [b"anew"]})
+        file.begin_snapshot(A, 3, b"of before", "done")
+        assert work(file) == ["done"]
+        assert file.load(A) == Stored(None, (b"anew",))
+
+
 def rows(directory: Path, table: str) -> int:
     with closing(sqlite3.connect(directory / "journal.db")) as connection:
         return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])

@@ -214,6 +214,19 @@ async def test_all_who_wait_are_told_that_the_disk_failed(tmp_path: Path, disk: 
     await journal.aclose()
 
 
+async def test_an_error_at_the_end_is_logged_and_loses_nothing(
+    tmp_path: Path, disk: type[Disk], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path) as journal:
+        journal.append(A, b"durable")
+        await journal.sync()
+        disk.fails_at = "wal_checkpoint(TRUNCATE)"
+    assert "disk I/O error. Look after the disk" in caplog.text
+    disk.fails_at = None
+    async with opened(tmp_path) as journal:
+        assert await journal.load(A) == Stored(None, (b"durable",))
+
+
 async def test_a_disk_that_fails_at_the_start_is_a_clear_error(tmp_path: Path, disk: type[Disk]) -> None:
     async with opened(tmp_path):
         pass
