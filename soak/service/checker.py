@@ -11,28 +11,54 @@ Every answer tells its place in history, the *op*; so history is not searched fo
    the call began to the one before the first that was called after it was answered.
 5. A call without an answer may have been executed, once, at an op that no other write has, after the call began (1).
 
-Rule 5 alone needs a search. Replay assumes that such calls were not executed, until an answer can't be explained without.
-Then it puts one of them where it could explain it, goes on, and comes back for the next choice if that leads nowhere. The
-numbers in the answer that is to be explained are tried first, for they are versions, and a version is the op of a write.
+Rule 5 alone needs a search. Replay assumes that such calls were not executed, until that does not fit:
+
+* A version is the op of a write. One that was seen, and is no known write's, is the op of a call without an answer.
+* Nothing that an answer tells of has changed since the op that is its version, so it is checked there already: what does not
+  fit shows where it begins.
+* An answer that replay does not give makes it place one of these calls, or place it elsewhere: first those whose values
+  are in the answer, for each value is written once; then those that name the same paths.
+
+Each attempt is replayed up to the next thing that does not fit. Some attempts have to change several calls to come further.
+What leads nowhere is taken back. In the end all that was placed is right, or all was tried, or the search took too long.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
-from haret.vertree import ListKeys, MultiCas, Operation, Tree, is_write
+from haret.vertree import (
+    BlobPut,
+    CasFailed,
+    Keys,
+    ListKeys,
+    MultiCas,
+    MultiResult,
+    Node,
+    Operation,
+    QueuePush,
+    Result,
+    SetResult,
+    Tree,
+    is_write,
+)
 
 from .history import Call
 
-BUDGET: Final = 1_000_000
-"""Ops that may be replayed beyond one pass, in search for the place of calls without an answer: about half a minute."""
+BUDGET: Final = 400_000
+"""Ops that one search for the places of calls without an answer may replay: about ten seconds. There are four of them."""
 
-MAX_CHAIN: Final = 2
-"""Calls that may be placed without coming further, before the one that does: one answer may need several to explain it."""
+NEAR: Final = 30
+"""Places that are tried for a call before those farther back: what explains an answer has mostly happened just before."""
+
+SEARCHES: Final = ((NEAR, 1, True), (NEAR, 2, True), (None, 2, True), (None, 3, False))
+"""One search after the other: places to try for a call, None for all; calls to place for one problem; and whether those are
+not tried anew that seem to have nothing to do with a later problem. So the last one tries everything."""
 
 SHOWN: Final = 10
 """Violations of one kind that are told."""
@@ -63,19 +89,20 @@ def check(calls: Iterable[Call], budget: int = BUDGET) -> Verdict:
     if not violations:  # or a replay would find the same again, and call it something else
         violations = replay.find_order()
     unknown = sum(not event.call.is_known for event in events)
-    return Verdict(len(events), replay.highest, unknown, len(replay.placed), tuple(violations))
+    return Verdict(len(events), replay.highest, unknown, replay.executed, tuple(violations))
 
 
 class _Event:
     """A call, and what is derived from it."""
 
-    __slots__ = ("after", "before", "call", "op", "paths", "writes")
+    __slots__ = ("after", "before", "call", "op", "paths", "values", "writes")
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.op = call.op
         self.writes = is_write(call.operation)
         self.paths = _paths(call.operation)
+        self.values = frozenset(_values(call.operation))
         self.after = 0  # every op up to this one had happened when the call began
         self.before: float = math.inf  # no op beyond this one had happened when it was answered
 
@@ -141,21 +168,10 @@ class _Problem:
     event: _Event
     """Whose answer it is."""
     found: object
-    """The answer of the replay."""
+    """What the replay has instead."""
 
 
-@dataclass
-class _Choice:
-    """A problem, and where the search is among the moves that could explain it."""
-
-    problem: _Problem
-    targets: tuple[str, ...]
-    """Paths of what is to be explained."""
-    chain: int
-    """How many calls were placed for this problem before."""
-    moves: Iterator[tuple[_Event, int]]
-    undo: tuple[_Event, int | None] | None = None
-    """The call that was moved, and where it was before."""
+_NOTHING_ELSE: Final = "no other solution"
 
 
 class _Exhausted(Exception):
@@ -170,27 +186,43 @@ class _Replay:
     budget: int
     writes: dict[int, _Event] = field(default_factory=dict)
     reads: defaultdict[int, list[_Event]] = field(default_factory=lambda: defaultdict(list))
+    nodes: defaultdict[int, dict[tuple[str, str], _Event]] = field(default_factory=lambda: defaultdict(dict))
     errors: defaultdict[int, list[_Event]] = field(default_factory=lambda: defaultdict(list))  # by `before`
+    seen: set[int] = field(default_factory=set)
+    """Versions in answers that are no known write's."""
     unknown: list[_Event] = field(default_factory=list)
     placed: dict[int, _Event] = field(default_factory=dict)
     highest: int = 0
+    executed: int = 0
+    """Calls without an answer that were executed after all, as it was found in the end."""
 
     def __post_init__(self) -> None:
         self.highest = max((event.op for event in self.events if event.op is not None), default=0)
         self.unknown = [event for event in self.events if not event.call.is_known and event.writes]
         self.end = self.highest + len(self.unknown)  # they may have been executed after everything else
         for event in self.events:
-            if not event.call.is_known:
-                continue
-            if event.op is None:
-                self.errors[int(min(event.before, self.end))].append(event)
-            elif event.writes:
-                self.writes[event.op] = event
-            else:
-                self.reads[event.op].append(event)
-        self.deepest: _Problem  # that any choice came to
+            if event.call.is_known:
+                self._sort_in(event)
+        self.seen -= {0, *self.writes}
+        # Calls that lost their answer just before come first: what was not executed soon was hardly executed later.
+        self.unknown.sort(key=lambda event: -event.after)
+        self.deepest: _Problem  # that any attempt came to
         self.places: dict[_Event, int] = {}  # the inverse of `placed`
         self.states: list[Tree] = []  # after each op from 0, as far as they are right for what is placed
+
+    def _sort_in(self, event: _Event) -> None:
+        if event.op is None:
+            self.errors[int(min(event.before, self.end))].append(event)
+        elif event.writes:
+            self.writes[event.op] = event
+        else:
+            self.reads[event.op].append(event)
+        for node, version in _versions(event):
+            self.seen.add(version)
+            if node is not None:
+                self.nodes[version].setdefault(node, event)
+            elif version != event.op:
+                self.reads[version].append(event)
 
     def find_order(self) -> list[str]:
         """Rules 3 to 5: what is wrong, in words, or nothing."""
@@ -198,16 +230,19 @@ class _Replay:
         if first is None:
             return []
         self.deepest = first
-        try:
-            if any(self._search(first, patience) for patience in range(MAX_CHAIN + 1)):
-                return []
-            end = f"and none of {len(self.unknown)} calls without an answer explains it"
-        except _Exhausted:
-            end = "and the search for calls without an answer that could explain it took too long"
+        end = f"none of {len(self.unknown)} calls without an answer explains it"
+        for reach, moves, jump in SEARCHES:
+            self.left = self.budget
+            self._place(dict.fromkeys(self.places))
+            try:
+                if self._search(first, reach, moves, jump=jump):
+                    return []
+            except _Exhausted:
+                end = "the search for calls without an answer that could explain it took too long"
         problem = self.deepest
         return [
             f"wrong answer: {problem.event}; a tree that executed the same operations up to op {problem.op} one after "
-            f"the other answers {problem.found!r:.300}, {end}"
+            f"the other has {problem.found!r:.300}, and {end}"
         ]
 
     # Replay -----------------------------------------------------------------------------------------------------------
@@ -229,6 +264,10 @@ class _Replay:
                 return _Problem(op, op - 1, event, found)
         elif op in self.placed:
             tree, _ = tree.apply(self.placed[op].call.operation, op)
+        for (path, kind), event in self.nodes.get(op, {}).items():
+            node = tree.find(path)
+            if not isinstance(node, Node) or node.version != op or kind not in {node.type, ""}:
+                return _Problem(op, op, event, node)
         for event in self.reads.get(op, ()):
             _, found = tree.apply(event.call.operation, op)
             if found != event.call.outcome:
@@ -255,77 +294,116 @@ class _Replay:
 
     # Search -----------------------------------------------------------------------------------------------------------
 
-    def _search(self, first: _Problem, patience: int) -> bool:
-        """Depth first: place calls until all can be explained. Tells whether it can."""
-        stack = [self._choice(first, first.event.paths, 0)]
+    def _search(self, first: _Problem, reach: int | None, moves: int, *, jump: bool) -> bool:
+        """Place calls without an answer until everything fits. Tells whether that is possible."""
+
+        def solutions(problem: _Problem) -> Generator[_Problem | None, None, None]:
+            return self._solve(problem, problem.op, problem.event.paths, reach, moves)
+
+        stack = [(first, solutions(first), dict(self.places))]
+        conflict: tuple[
+            str, ...
+        ] = ()  # paths of problems that could not be solved after what was placed for those before
         while stack:
-            choice = stack[-1]
-            if choice.undo is not None:
-                self._place(*choice.undo)
-                choice.undo = None
-            move = next(choice.moves, None)
-            if move is None:
-                stack.pop()
-                continue
-            event, op = move
-            choice.undo = event, self.places.get(event)
-            self._place(event, op)
-            came = len(self.states)
-            problem = self._run()
-            if problem is None:
+            problem, trials, before = stack[-1]
+            following = next(trials, _NOTHING_ELSE)
+            if following is None:
+                self.executed = len(self.placed)
                 return True
-            if problem.op > self.deepest.op:
-                self.deepest = problem
-            self.budget -= problem.op - came + 1
-            if self.budget < 0:
-                raise _Exhausted
-            if problem.op > choice.problem.op:
-                stack.append(self._choice(problem, problem.event.paths, 0))
-            elif choice.chain < patience:
-                targets = choice.targets + event.paths + problem.event.paths
-                stack.append(self._choice(problem, targets, choice.chain + 1))
+            if isinstance(following, _Problem):
+                stack.append((following, solutions(following), dict(self.places)))
+                continue
+            conflict += problem.event.paths
+            stack.pop()
+            # What was placed for problems that have nothing to do with it is not to blame, so it is not tried anew.
+            while jump and stack:
+                problem, trials, before = stack[-1]
+                moved = {event for event, _ in before.items() ^ self.places.items()}
+                if _related(conflict, chain(problem.event.paths, *(event.paths for event in moved))):
+                    break
+                trials.close()
+                stack.pop()
         return False
 
-    def _choice(self, problem: _Problem, targets: tuple[str, ...], chain: int) -> _Choice:
-        return _Choice(problem, targets, chain, self._moves(problem, targets))
+    def _solve(
+        self, problem: _Problem, goal: int, targets: tuple[str, ...], reach: int | None, moves: int
+    ) -> Generator[_Problem | None, None, None]:
+        """Make what is up to the goal, an op, fit, in one way after the other. Yields the next problem for each, or None."""
+        for event, op in self._moves(problem, targets, reach):
+            undo = {event: self.places.get(event)}
+            if op in self.placed:
+                undo[self.placed[op]] = op
+            self._place({**dict.fromkeys(undo), event: op})
+            try:
+                came = len(self.states)
+                following = self._run()
+                self.left -= (self.end if following is None else following.op) - came + 1
+                if self.left < 0:
+                    raise _Exhausted
+                if following is None or following.op > goal:
+                    if following is not None and following.op > self.deepest.op:
+                        self.deepest = following
+                    yield following
+                elif moves > 1:
+                    also = targets + event.paths + following.event.paths
+                    yield from self._solve(following, goal, also, reach, moves - 1)
+            finally:
+                self._place(undo)
 
-    def _place(self, event: _Event, op: int | None) -> None:
-        """Let a call without an answer be executed as this op, or never."""
-        before = self.places.pop(event, None)
-        if before is not None:
-            del self.placed[before]
-            del self.states[before:]
-        if op is not None:
-            self.placed[op] = event
-            self.places[event] = op
-            del self.states[op:]
+    def _place(self, places: dict[_Event, int | None]) -> None:
+        """Let calls without an answer be executed as these ops, or never."""
+        for event in places:
+            before = self.places.pop(event, None)
+            if before is not None:
+                del self.placed[before]
+                del self.states[before:]
+        for event, op in places.items():
+            if op is not None:
+                self.placed[op] = event
+                self.places[event] = op
+                del self.states[op:]
 
-    def _moves(self, problem: _Problem, targets: tuple[str, ...]) -> Iterator[tuple[_Event, int]]:
-        """Where calls without an answer could be put to explain a problem: the likely places first, then all others."""
-        suspects = [event for event in self.unknown if event.after < problem.last and _related(event.paths, targets)]
-        versions = sorted(set(_numbers(problem.event.call.outcome)), reverse=True)
-        for op in versions:
+    def _moves(
+        self, problem: _Problem, targets: tuple[str, ...], reach: int | None
+    ) -> Iterator[tuple[_Event, int | None]]:
+        """Where calls without an answer could be put to solve a problem; None: it was not executed."""
+        suspects = [event for event in self.unknown if event.after < problem.last]
+        values = {*_values(problem.event.call.outcome), *_values(problem.found)}
+        # Those in question first; and those that are placed already were placed for a reason.
+        suspects.sort(key=lambda event: (values.isdisjoint(event.values), event in self.places))
+        told = {version for _, version in _versions(problem.event) if problem.op >= version in self.seen}
+        for version in sorted(told, reverse=True):
             for event in suspects:
-                if event.after < op <= problem.last and self._is_free(op):
-                    yield event, op
-        absent = [event for event in suspects if event not in self.places]
-        for event in absent:
-            yield from ((event, op) for op in self._gaps(event, problem.last, distinct=True))
-        for event in absent:
-            yield from ((event, op) for op in self._gaps(event, problem.last, distinct=False))
+                if event.after < version and self.places.get(event) != version:
+                    yield event, version
+        if problem.op in self.seen and problem.op not in self.placed:
+            return  # it is somebody's op; or else whoever is there may need something before it
+        suspects = [event for event in suspects if _related(event.paths, targets)]
+        for event in suspects:
+            yield from ((event, op) for op in self._gaps(event, problem.last, reach))
+            if event in self.places:
+                yield event, None
 
-    def _gaps(self, event: _Event, last: int, *, distinct: bool) -> Iterator[int]:
-        """Ops that are no write's, the last one first. `distinct`: one between any two ops that have to do with the call."""
+    def _gaps(self, event: _Event, last: int, reach: int | None) -> Iterator[int]:
+        """Ops for a call, the last one first. All if `reach` is None, or so many, no two of them without a difference: with
+        something between them that has to do with a node that the call names, or with the directory of that."""
+        if reach is None:
+            yield from (op for op in range(last, event.after, -1) if self._is_free(op))
+            return
+        area = tuple(path.rpartition("/")[0] or path for path in event.paths)
         wanted = True
         for op in range(last, event.after, -1):
             if wanted and self._is_free(op):
                 yield op
-                wanted = not distinct
+                wanted = False
+                reach -= 1
+            if reach == 0:
+                return
             at_op = [*self.reads.get(op, ()), *filter(None, (self.writes.get(op), self.placed.get(op)))]
-            wanted = wanted or any(_related(event.paths, other.paths) for other in at_op)
+            wanted = wanted or any(other is not event and _related(area, other.paths) for other in at_op)
 
     def _is_free(self, op: int) -> bool:
-        return op not in self.writes and op not in self.placed
+        return op not in self.writes and op not in self.placed and op not in self.seen
 
 
 def _paths(operation: Operation) -> tuple[str, ...]:
@@ -339,22 +417,37 @@ def _paths(operation: Operation) -> tuple[str, ...]:
     return tuple(path for path in [*named, *getattr(operation, "paths", ())] if isinstance(path, str))
 
 
-def _related(some: Iterable[str], others: Iterable[str]) -> bool:
+def _related(some: tuple[str, ...], others: Iterable[str]) -> bool:
     """Whether one of these paths is, or is above or below, one of the others."""
-    return any(_is_below(a, b) or _is_below(b, a) for a in some for b in others)
+    return any(_is_below(a, b) or _is_below(b, a) for b in others for a in some)
 
 
 def _is_below(path: str, other: str) -> bool:
     return path == other or path.startswith(other if other == "/" else f"{other}/")
 
 
-def _numbers(outcome: Any) -> Iterator[int]:
-    """All whole numbers in an answer."""
-    if isinstance(outcome, int):
-        yield outcome
-    elif isinstance(outcome, tuple):
-        for element in outcome:
-            yield from _numbers(element)
-    elif is_dataclass(outcome):
-        for one in fields(outcome):
-            yield from _numbers(getattr(outcome, one.name))
+def _versions(event: _Event) -> Iterator[tuple[tuple[str, str] | None, int]]:
+    """The versions in an answer, each with the path and the type of the node that has it, or None for the answer's own."""
+    outcome = event.call.outcome
+    if isinstance(outcome, Keys):
+        yield from (((path, kind), version) for path, version, kind in outcome.value)
+    if isinstance(outcome, CasFailed):
+        if outcome.actual:
+            yield (outcome.path, ""), outcome.actual
+    elif isinstance(outcome, Result | SetResult | Keys):
+        yield None, outcome.version
+
+
+def _values(given: Any) -> Iterator[bytes]:
+    """All values in an operation or an answer, if they tell who wrote them."""
+    if isinstance(given, bytes):
+        yield given
+    elif isinstance(given, tuple):
+        for element in given:
+            yield from _values(element)
+    elif isinstance(given, BlobPut | QueuePush | Result):
+        yield from _values(given.value)
+    elif isinstance(given, MultiCas):
+        yield from _values(given.operations)
+    elif isinstance(given, MultiResult):
+        yield from _values(given.value)

@@ -69,7 +69,10 @@ class Mix:
         self._writes: list[tuple[int, Callable[[], Operation]]] = [
             (4, lambda: BlobPut(self._one(BLOBS), self._value())),
             (4, lambda: QueuePush(self._one(QUEUES), self._value())),
-            (4, lambda: QueuePop(self._one(QUEUES))),
+            (
+                5,
+                lambda: QueuePop(self._one(QUEUES)),
+            ),  # more than are pushed: a short queue soon shows what happened to it
             (3, lambda: SetInsert(self._one(SETS), self._one(ELEMENTS))),
             (3, lambda: SetRemove(self._one(SETS), self._one(ELEMENTS))),
             (2, lambda: Create(self._one(SCRATCH), self._one(("blob", "queue", "set", "directory")))),

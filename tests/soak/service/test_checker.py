@@ -289,13 +289,23 @@ def test_a_multi_cas_that_was_done_by_half(story: Any) -> None:
 
 
 def test_a_search_has_an_end(story: Any) -> None:
-    with_queue(story, *[b"%d" % number for number in range(20)])
-    for number in range(20):
-        story.lose(QueuePush("/q", b"lost %d" % number), executed=False)
-        story.do(QueuePop("/q"))
-    story.record(QueueLen("/q"), 1, outcome=Result(1000, 3), op=story.op)
-    (said,) = story.judge(budget=5000).violations
+    with_queue(story, b"1", b"2", b"3")
+    story.lose(QueuePop("/q"), executed=False)
+    story.record(QueueLen("/q"), 1, outcome=Result(1000, 5), op=story.op)
+    assert story.violation().endswith("none of 1 calls without an answer explains it")
+    (said,) = story.judge(budget=0).violations
     assert said.endswith("took too long")
+
+
+def test_the_place_of_a_call_is_seen_by_its_neighbours_in_the_directory(story: Any) -> None:
+    story.do(Create("/d/a", "directory"))
+    story.lose(Delete("/d/a"), executed=True)
+    story.skip()
+    story.do(Create("/d/b", "blob"))
+    story.skip(40)
+    story.read(ListKeys(limit=2))
+    story.record(BlobGet("/d/a"), 2, outcome=DoesNotExist("/d/a"), op=None)
+    assert story.judge().violations == ()
 
 
 # Any history of a group that keeps its promises is right --------------------------------------------------------------
