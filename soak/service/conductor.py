@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -82,8 +82,8 @@ class Soak:
                 await load.read_everything()
             for server in self.servers:
                 await server.stop()
-        except Broken as broken:
-            self.others.append(str(broken))
+        except* Broken as group:
+            self.others += [str(broken) for broken in flat(group)]
         finally:
             for server in self.servers:
                 server.abandon()
@@ -173,6 +173,15 @@ class Soak:
             last = f", the last one {faults[-1].kind} of {' '.join(faults[-1].victims)}" if faults else ""
             calls = sum(len(record.calls) for record in self.records)
             print(f"{trio.current_time() - start:>6.0f} s  {calls:>9} calls  {len(faults):>4} faults{last}", flush=True)
+
+
+def flat(group: BaseExceptionGroup[Broken]) -> Iterator[Broken]:
+    """The exceptions in a group, and in groups in it."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from flat(error)
+        else:
+            yield error
 
 
 async def soak(directory: Path, seconds: float, seed: int, nodes: int = 3, kinds: Sequence[str] = KINDS) -> Results:

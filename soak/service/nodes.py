@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -160,9 +161,9 @@ class Disk:
 
     def fill(self) -> None:
         """Leave no room."""
-        with (self.path / "filler").open("wb") as file:
-            free = os.statvfs(self.path)
-            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+        with (self.path / "filler").open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(1024 * 1024)):
+                pass  # until there is no room
 
     def empty(self) -> None:
         """Undo `fill`."""
