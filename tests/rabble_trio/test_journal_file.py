@@ -476,6 +476,23 @@ def test_when_what_was_synced_is_missing_everybody_is_told_until_they_began_anew
     assert damaged(stored[C])
 
 
+def test_what_sqlite_drops_is_noticed_without_a_mark_too_unless_it_may_not_have_been_synced(
+    image: tuple[Path, dict[Pid, Stored | None]], tmp_path: Path
+) -> None:
+    # After a loss of power the mark may be old. Frames are 24 bytes and a page; the damage is at the log's begin and end.
+    for place, lost in ((100, True), (-100, False)):
+        directory = crashed(image[0], tmp_path / str(place))
+        (directory / "journal.mark").unlink()
+        change(directory / "journal.db-wal", place, lambda old: old ^ 1)
+        for pid, stored in contents(directory).items():
+            assert stored is not None
+            if lost:
+                assert "at least 2 transactions that were synced are lost" in damaged(stored)
+            else:
+                assert stored.damage is None
+                assert (stored == image[1][pid]) is (pid is C)  # the others lost the end, which nobody was told
+
+
 def test_an_older_copy_of_the_file_is_noticed(tmp_path: Path) -> None:
     with opened(tmp_path) as file:
         fill(file)

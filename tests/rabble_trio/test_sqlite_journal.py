@@ -75,14 +75,32 @@ async def test_tasks_share_rounds_and_each_finds_its_records_durable(tmp_path: P
         assert journal.append(pids[0], b"20") == 21
 
 
-async def test_a_sync_of_nothing_waits_for_what_is_on_its_way(tmp_path: Path) -> None:
+async def test_a_sync_of_nothing_waits_for_what_is_on_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+
+    class Slow(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if sql == "COMMIT" and threading.current_thread().name.startswith("journal of"):
+                go.wait(10)
+            return super().execute(sql, *values)
+
+    done = []
+
+    async def sync() -> None:
+        await journal.sync()
+        done.append(go.is_set())
+
+    go.set()
+    monkeypatch.setattr(journal_open, "connect", partial(sqlite3.connect, factory=Slow))
     async with opened(tmp_path) as journal:
+        go.clear()
         journal.append(A, b"1")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(journal.sync)
-            await trio.lowlevel.checkpoint()
-            await journal.sync()
-            assert await journal.load(A) == Stored(None, (b"1",))
+            for _ in range(3):
+                nursery.start_soon(sync)
+                await wait_all_tasks_blocked()
+            go.set()
+        assert done == [True] * 3
         await journal.sync()
 
 
