@@ -53,7 +53,7 @@ PURGE_ROWS: Final = 1024
 PURGE_BYTES: Final = 4 * 1024 * 1024
 """Bytes of garbage that are deleted between two syncs of records, as large rows take longer."""
 
-CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
+CHECKPOINT_BYTES: Final = 8 * 1024 * 1024
 """Bytes written to the write-ahead log before it is copied into the main file, which takes some ten milliseconds."""
 
 FORMAT: Final = 1

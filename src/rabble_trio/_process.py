@@ -203,7 +203,7 @@ class Process:
     of a module, and arguments that are numbers, text, bytes, ids, messages, or collections of them."""
 
     def restore(self, snapshot: bytes | None, records: Sequence[bytes]) -> None:
-        """Take up what earlier incarnations persisted; called before `init` if there is any.
+        """Take up what earlier incarnations persisted; called before `init` if there is any, in a worker thread if it is much.
 
         A process that persists must override it.
         """
@@ -212,8 +212,9 @@ class Process:
     def damaged(self, reason: str) -> None:
         """Called instead of `restore` if the journal knows that it lost records of this process, or can't trust them.
 
-        They are set aside, and a new, empty history begins. The default raises `JournalError`, so the process does not
-        start; a process that can go on although it forgot what it promised overrides it.
+        They are set aside. A new history begins with what the process persists next, and each start until then is told
+        the same. A process that the journal does not know is told as well, if it has lost whom it knew. The default raises
+        `JournalError`, so the process does not start; one that can go on although it forgot what it promised overrides it.
         """
         raise JournalError(f"the journal of {type(self).__name__} is damaged: {reason}")
 
