@@ -107,8 +107,10 @@ class Soak:
     async def _harm(self, end: float, kinds: Sequence[str]) -> None:
         await self.healed()
         await trio.sleep(1)
+        deck: list[str] = []  # each kind comes once before any comes again
         while trio.current_time() < end:
-            await self.harm.do(self._random.choice(kinds), kinds)
+            deck = deck or self._random.sample(kinds, len(kinds))
+            await self.harm.do(deck.pop(), kinds)
             await self.healed()
             for fault in self.harm.faults:
                 fault.healed = fault.healed or now()

@@ -203,7 +203,7 @@ class Process:
     of a module, and arguments that are numbers, text, bytes, ids, messages, or collections of them."""
 
     def restore(self, snapshot: bytes | None, records: Sequence[bytes]) -> None:
-        """Take up what earlier incarnations persisted; called before `init` if there is any, in a worker thread if it is much.
+        """Take up what earlier incarnations persisted; called before `init` if there is any, and if much, in a worker thread.
 
         A process that persists must override it.
         """
