@@ -1,7 +1,7 @@
 """Images of the whole replicated state at one op: made without stopping work, sent in parts, read piece by piece.
 
-All replicas make an image at the same ops (`Context.executed`), and equal states give equal bytes, so the parts of one
-may come from several replicas (section 5.1). The bytes, cut every `IMAGE_PART` without regard to what is in them:
+All replicas make an image at the same ops (`Context.executed`), and equal states give equal parts, so the parts of one
+may come from several replicas (section 5.1). The bytes, cut without regard to what is in them:
 
     image   = head session* machine
     head    = ImageHead
@@ -27,6 +27,13 @@ from .messages import IMAGE_PART
 _LENGTH: Final = struct.Struct(">I")
 _MAX_PIECE: Final = 2**20
 """Bytes of one message in an image: a result and a bit around it."""
+
+ENOUGH: Final = 8 * 1024
+"""Bytes after which a part is not filled up any more: it may consist of a thousand small things already, and reading one
+takes a microsecond or several."""
+
+_BYTES_OF_WORK: Final = 1024
+"""Bytes that are hashed in the time that a result costs anyway."""
 
 
 @message(tag="vr.image.head")
@@ -75,12 +82,15 @@ class ImageMachine:
 class StateImage:
     """The state of a replica after an op. Nothing of it ever changes, so it can be used in any thread."""
 
-    __slots__ = ("_machine", "_sessions", "head")
+    __slots__ = ("_chain", "_machine", "_result", "_session", "_sessions", "head")
 
     def __init__(self, head: ImageHead, sessions: tuple[SessionImage, ...], machine: Image) -> None:
         self.head = head
         self._sessions = sessions
         self._machine = machine
+        # How far the digest of the sessions has come, and what it is up to there.
+        self._session = self._result = 0
+        self._chain = b""
 
     @property
     def op(self) -> int:
@@ -88,21 +98,40 @@ class StateImage:
         return self.head.op
 
     def digest(self, budget: int) -> bytes | None:
-        """A digest of the state, or None as long as there is more to do than `budget` allows in one call."""
-        machine = self._machine.digest(budget)
-        if machine is None:
-            return None
-        return sha256(repr(self._sessions).encode() + machine).digest()
+        """A digest of the state, or None as long as there is more to do than `budget` allows in one call.
+
+        `budget`: about how many sessions, results, and nodes of the state machine to look at.
+        """
+        budget = self._digest_sessions(budget)
+        machine = self._machine.digest(budget) if budget > 0 else None
+        return None if machine is None else sha256(self._chain + machine).digest()
+
+    def _digest_sessions(self, budget: int) -> int:
+        """Go on with the digest of the sessions, each hashed together with all before it; returns what is left to do."""
+        sessions = self._sessions
+        while budget > 0 and self._session < len(sessions):
+            *session, results = sessions[self._session]
+            while budget > 0 and self._result < len(results):
+                number, (op, result) = results[self._result]
+                self._chain = sha256(self._chain + repr((number, op)).encode() + result).digest()
+                self._result += 1
+                budget -= 1 + len(result) // _BYTES_OF_WORK
+            if self._result == len(results):
+                self._chain = sha256(self._chain + repr((session, self._result)).encode()).digest()
+                self._session += 1
+                self._result = 0
+                budget -= 1
+        return budget
 
     def parts(self) -> Iterator[bytes]:
-        """Its bytes, in parts of `IMAGE_PART`; the last one is shorter, and may be empty."""
+        """Its bytes, in parts of at most `IMAGE_PART`, each of which is read in about a millisecond."""
         waiting = bytearray()
         for piece in self._pieces():
             waiting += piece
-            while len(waiting) > IMAGE_PART:
-                yield bytes(waiting[:IMAGE_PART])
-                del waiting[:IMAGE_PART]
-        yield bytes(waiting)
+            if len(waiting) >= ENOUGH:
+                yield from _cut(waiting)
+                waiting.clear()
+        yield from _cut(waiting)
 
     def _pieces(self) -> Iterator[bytes]:
         for one in self._messages():
@@ -118,6 +147,10 @@ class StateImage:
             for request, (op, result) in results:
                 yield ImageResult(request, op, result)
         yield ImageMachine()
+
+
+def _cut(data: bytearray) -> Iterator[bytes]:
+    return (bytes(data[start : start + IMAGE_PART]) for start in range(0, len(data), IMAGE_PART))
 
 
 class PartServer:
