@@ -53,7 +53,8 @@ async def open_server(config: ServerConfig) -> AsyncIterator[Server]:
     """
     store = Store(config.data_dir)
     directory = Directory()
-    directory.learn(await store.load())
+    kept = await store.load()
+    directory.learn(kept.groups)
     async with open_node(
         config.node,
         cluster=config.cluster_name,
@@ -63,7 +64,7 @@ async def open_server(config: ServerConfig) -> AsyncIterator[Server]:
         data_dir=config.data_dir,
         supervisor=Supervisor(intensity=10, period=10),
     ) as node:
-        groups = LocalGroups(node, config.vr_settings())
+        groups = LocalGroups(node, config.vr_settings(), kept.replicas)
         api = _Port(config.api_host, API, node.pid("api", "haret"), config.timeouts.request)
         admin = _Port(config.admin_host, ADMIN, node.pid("admin", "haret"), ADMIN_PATIENCE)
         # The manager tells other nodes where clients find this one, so the client port comes first.

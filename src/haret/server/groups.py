@@ -3,22 +3,27 @@
 Rules:
 
 1. A group whose replicas crash too often ends on this node, and no other group notices.
-2. A replica is told once at most that it is `fresh`: when its namespace is created. Whatever starts later, after a crash of
-   its own or of the node, goes on with what the journal holds of it. If that is nothing, or not to be trusted, it recovers
-   from the others.
+2. A replica is told that it is `fresh` only if it promised nothing that still matters: when its namespace is created, or when
+   it is to become a member and the members have said that they are in the epoch before that (`learn`). Whatever starts
+   otherwise, after a crash of its own or of the node, goes on with what the journal holds of it. If that is nothing, or not
+   to be trusted, it recovers from the others.
 3. Each start has a larger incarnation than any before, by the clock; a replica that finds a larger one in its journal takes
    the next after that. So what an earlier incarnation promised and forgot can be told apart from what this one says.
-4. A replica that is no member any more runs on until the others need it no longer (`dismiss`), and one that is to become a
-   member runs before it is one (`learn`).
+4. A replica that is no member any more may be the only one that knows how its epoch ended. It is kept, over restarts of the
+   node, too, until the others need it no longer (`dismiss`). One that is to become a member runs before it is one.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -27,7 +32,7 @@ from haret.backend import Backend
 from haret.protocol import DURABLE
 from rabble_trio import ActorDown, ChildSpec, Node, Pid, Supervisor
 
-from .directory import Directory, Entry
+from .directory import Entry
 from .gossip import manager_of
 from .registry import SUPERVISOR, Group
 
@@ -40,49 +45,109 @@ CRASH_PERIOD: Final = 10.0
 LEARNING: Final = 60.0
 """Seconds that a replica follows a group which has not made it a member: several attempts to catch up."""
 
+MAX_KEPT: Final = 16
+"""Replicas of one namespace that a node keeps although they are no members any more: it takes many changes, one after the
+other, and none complete, to make as many. Beyond it, those that come later are not kept."""
+
+
+def make_replica(
+    epoch: int,
+    replicas: tuple[Pid, ...],
+    observer: Pid,
+    settings: dict[str, Any],
+    *,
+    seed: int,
+    fresh: bool,
+    durable: bool,
+    incarnation: int,
+) -> vr.Replica:
+    """A replica of a tree. All that decides what it does is in the arguments, so its flights can be replayed.
+
+    `epoch`, `replicas`: the group as far as it is known. `settings`: the fields of a `haret.vr.Settings`. `seed`: of the
+    jitter. The rest is for `haret.vr.Replica`.
+    """
+    return vr.Replica(
+        vr.Configuration(epoch, replicas),
+        Backend(),
+        Random(seed),
+        vr.Settings(**settings),
+        fresh=fresh,
+        durable=durable,
+        incarnation=incarnation,
+        observer=observer,
+    )
+
 
 class LocalGroups:
-    """Starts and stops replicas. It outlives incarnations of the namespace manager, which alone uses it."""
+    """Starts and stops replicas. It outlives incarnations of the namespace manager, which alone uses it.
 
-    def __init__(self, node: Node, settings: vr.Settings) -> None:
+    `kept`: replicas of this node that were no members any more when it ended, and not dismissed.
+    """
+
+    def __init__(self, node: Node, settings: vr.Settings, kept: Iterable[Pid] = ()) -> None:
         self._node = node
-        self._settings = settings
+        self._settings = asdict(settings)
         self._random = Random()
         self._incarnation = 0
         self._running: dict[str, set[Pid]] = {}
+        self._kept: defaultdict[str, set[Pid]] = defaultdict(set)  # members of earlier epochs
+        self._doubtful: set[Pid] = set()  # those that were started without knowing whether they ran before
         self._since: dict[Pid, float] = {}  # when a replica was last wanted as a new member
+        self.keep(kept)
+
+    def keep(self, pids: Iterable[Pid]) -> None:
+        """These replicas of this node were members, and may still be needed; `settle` lets them run."""
+        for pid in pids:
+            kept = self._kept[pid.group or ""]
+            if len(kept) < MAX_KEPT:
+                kept.add(pid)
 
     async def settle(self, entry: Entry, *, fresh: bool) -> None:
-        """Let those replicas of a namespace run here that belong here.
+        """Let those replicas of a namespace run here that belong here, or are kept.
 
-        `fresh`: those to be started never ran before (see `haret.server.grants`). Raises whatever keeps an actor from
-        starting; then, or if cancelled, nothing was started. Nothing is started or stopped for a namespace with rivals.
-        One call for a namespace at a time.
+        `fresh`: members that are to be started never ran before (see `haret.server.grants`). Raises whatever keeps an actor
+        from starting; if that, or a cancellation, comes at the first start of a namespace, nothing was started. Nothing is
+        started for a namespace with rivals. One call for a namespace at a time.
         """
         group = entry.group
         if group is None:
             return
-        running = self._running.get(entry.name)
-        wanted = set(group.on(self._node.id))
-        if running is None:
-            if wanted:
-                await self._start_all(group, sorted(wanted), fresh)
-                self._running[entry.name] = wanted
-            return
-        for pid in sorted(wanted - running):
-            await self._add(group, pid, fresh)
+        kept = self._kept.pop(entry.name, set()).difference(group.replicas)
+        if kept:
+            self._kept[entry.name] = kept
+        await self._start(group, group.on(self._node.id), fresh)
+        await self._start(group, kept, False)
 
     async def learn(self, group: Group, pid: Pid) -> None:
-        """Start a replica that is to become a member, unless it runs. Raises whatever keeps an actor from starting.
+        """Start a replica that is to become a member, fresh. Raises whatever keeps an actor from starting.
 
-        It promised nothing to this group that matters: whatever epoch it was a member of is over.
+        To be called only after the members have said that they are in the group's epoch, while the replica either did not
+        run or is `doubtful`: whatever it promised before was in epochs that are over.
         """
+        if pid in self._doubtful:
+            await self._end(group.name, pid)
         self._since[pid] = trio.current_time()
-        if group.name not in self._running:
-            await self._start_all(group, [pid], True)
-            self._running[group.name] = {pid}
-        elif pid not in self._running[group.name]:
-            await self._add(group, pid, True)
+        await self._start(group, (pid,), True)
+
+    def wanted(self, pid: Pid) -> bool:
+        """Note that a replica is to become a member; tells whether it runs already, and knows whether it ran before."""
+        if pid in self._doubtful or pid not in self._running.get(pid.group or "", ()):
+            return False
+        self._since[pid] = trio.current_time()
+        return True
+
+    async def _start(self, group: Group, wanted: Iterable[Pid], fresh: bool) -> None:
+        running = self._running.get(group.name)
+        pids = sorted(set(wanted).difference(running or ()))
+        if not fresh:
+            self._doubtful.update(pids)
+        if running is not None:
+            for pid in pids:
+                await self._add(group, pid, fresh)
+                running.add(pid)
+        elif pids:
+            await self._start_all(group, pids, fresh)
+            self._running[group.name] = set(pids)
 
     async def _add(self, group: Group, pid: Pid, fresh: bool) -> None:
         await self._node.spawn(
@@ -92,27 +157,31 @@ class LocalGroups:
             restart="permanent",
             supervisor=self._node.pid(SUPERVISOR, group.name),
         )
-        self._running[group.name].add(pid)
 
-    def outsiders(self, directory: Directory) -> list[tuple[str, Pid]]:
-        """Replicas that run here and are no members, with their namespaces."""
-        found = []
-        for name, running in self._running.items():
-            entry = directory.get(name)
-            group = None if entry is None else entry.group
-            if group is not None:
-                found += [(name, pid) for pid in running if pid not in group.replicas]
-        return sorted(found)
+    def outsiders(self, group: Group) -> list[Pid]:
+        """Replicas of a group that run here, or are kept, and are no members."""
+        found = self._running.get(group.name, set()) | self._kept.get(group.name, set())
+        return sorted(found.difference(group.replicas))
 
     def idle(self, pid: Pid) -> bool:
         """Whether nobody has wanted this replica as a member for a while."""
         return trio.current_time() - self._since.get(pid, -math.inf) > LEARNING
 
-    async def dismiss(self, name: str, pid: Pid) -> None:
-        """Stop a replica that is no member."""
-        self._running[name].discard(pid)
+    async def dismiss(self, pid: Pid) -> None:
+        """Stop a replica that is no member, and is not needed. Nothing may start it meanwhile."""
+        name = pid.group or ""
+        self._kept[name].discard(pid)
+        if not self._kept[name]:
+            del self._kept[name]
+        await self._end(name, pid)
+
+    async def _end(self, name: str, pid: Pid) -> None:
         self._since.pop(pid, None)
-        await self._stop(pid)
+        self._doubtful.discard(pid)
+        # Shielded: half way, the replica would neither run nor could it be started.
+        with trio.CancelScope(shield=True), suppress(ActorDown):  # then it is as it should be
+            await self._node.stop(pid)
+        self._running.get(name, set()).discard(pid)
 
     async def _start_all(self, group: Group, pids: list[Pid], fresh: bool) -> None:
         children = [ChildSpec(pid.name, self._factory(group, fresh), group=pid.group) for pid in pids]
@@ -123,30 +192,26 @@ class LocalGroups:
             restart="temporary",
         )
 
-    async def _stop(self, pid: Pid) -> None:
-        try:
-            await self._node.stop(pid)
-        except ActorDown:
-            return  # it is as it should be
-
     def _factory(self, group: Group, fresh: bool) -> Callable[[], vr.Replica]:
-        configuration = vr.Configuration(group.epoch, group.replicas)
-        observer = manager_of(self._node.id)
         never_ran = fresh
 
         def make() -> vr.Replica:
             nonlocal never_ran
             truth, never_ran = never_ran, False
-            return vr.Replica(
-                configuration,
-                Backend(),
-                Random(self._random.getrandbits(64)),
+            recipe = partial(
+                make_replica,
+                group.epoch,
+                group.replicas,
+                manager_of(self._node.id),
                 self._settings,
+                seed=self._random.getrandbits(64),
                 fresh=truth,
                 durable=group.durability == DURABLE,
                 incarnation=self._next_incarnation(),
-                observer=observer,
             )
+            replica = recipe()
+            replica.flight_recipe = recipe
+            return replica
 
         return make
 

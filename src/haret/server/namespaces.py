@@ -115,7 +115,7 @@ class NamespaceManager(Service):
         self._store = store
         self._followers = followers
         self._durability = durability
-        self._reconfigurations = Reconfigurations(node, directory, groups, self._learn_epoch)
+        self._reconfigurations = Reconfigurations(node, directory, groups, self._learn_epoch, self._alone)
         self._reachable: set[NodeId] = set()
         self._more_reachable = trio.Event()
         self._settling: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
@@ -139,6 +139,7 @@ class NamespaceManager(Service):
             self._nursery = nursery
             nursery.start_soon(self._take_up, [entry.name for entry in self._directory])
             nursery.start_soon(self._compare)
+            nursery.start_soon(self._stop_outsiders)
             async for envelope in mailbox:
                 self._handle(envelope)
             nursery.cancel_scope.cancel()
@@ -314,9 +315,13 @@ class NamespaceManager(Service):
         self._reply(envelope, await self._reconfigurations.change(request, self._mailbox))
 
     async def _start_learner(self, group: Group, pid: Pid, envelope: Envelope) -> None:
-        async with self._alone(group.name):
-            reply = await self._reconfigurations.start_learner(group, pid)
-        self._reply(envelope, reply)
+        self._reply(envelope, await self._reconfigurations.start_learner(group, pid, self._mailbox))
+
+    async def _stop_outsiders(self) -> None:
+        while True:
+            await trio.sleep(COMPARE)
+            if await self._reconfigurations.stop_outsiders(self._mailbox):
+                await self._save()
 
     def _later_epoch(self, pid: Pid, epoch: int) -> bool:
         entry = self._directory.get(pid.group or "")
@@ -352,10 +357,13 @@ class NamespaceManager(Service):
                 self._follow(leader)
 
     def _learn(self, groups: tuple[Group, ...]) -> None:
+        before = {group.name: self._directory.registry.get(group.name) for group in groups}
         changed = self._directory.learn(groups)
         for name in changed:
             entry = self._directory.get(name)
             assert entry is not None
+            # Who was a member may be the only one that knows how its epoch ended.
+            self._groups.keep(pid for group in before[name] for pid in group.on(self._node.id))
             if entry.group is None:
                 logger.error("%s", entry.trouble())
                 self._publish(PrimaryChanged(name, None))
@@ -396,7 +404,9 @@ class NamespaceManager(Service):
     async def _save(self) -> None:
         async with self._saving:
             try:
-                await self._store.save(tuple(self._directory.registry))
+                groups = tuple(self._directory.registry)
+                kept = [pid for group in groups for pid in self._groups.outsiders(group)]
+                await self._store.save(groups, kept)
             except OSError as error:
                 # No promise depends on it; after a restart, the other nodes tell what is missing.
                 logger.error("the namespaces can't be written to the data directory: %s", error)
@@ -408,7 +418,6 @@ class NamespaceManager(Service):
             await trio.sleep(COMPARE)
             self._take_up_soon(self._directory.grants.expire(trio.current_time()))
             self._spread(self._here(first=False))
-            await self._reconfigurations.stop_outsiders(self._mailbox)
 
     def _here(self, *, first: bool) -> Here:
         address = self._directory.addresses.get(self._node.id, "")

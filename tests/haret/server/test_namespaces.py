@@ -50,10 +50,11 @@ class World:
         self._follower = follower
 
     async def open(self, store: Store | None = None) -> None:
-        groups = LocalGroups(self.node, SETTINGS)
         followers = () if self._follower is None else (self._follower.pid,)
         store = store or Store(None)
-        self.directory.learn(await store.load())
+        kept = await store.load()
+        self.directory.learn(kept.groups)
+        groups = LocalGroups(self.node, SETTINGS, kept.replicas)
         self.manager = await self.node.spawn(
             "namespaces",
             lambda: NamespaceManager(self.node, self.directory, groups, store, followers),
@@ -452,7 +453,7 @@ async def test_a_restarted_node_comes_back_with_its_replicas(tmp_path: Path) -> 
         op = await w[1].open_session(created.primary)
         await w.cluster.crash(3)
         await w.cluster.start(3)
-        assert len(await store.load()) == 1
+        assert len((await store.load()).groups) == 1
         await w.open(3, store)
         await w[1].until_back(w.cluster[3].pid("r3", "ns"), op)
         assert (await w.until_all_know()).primary is not None
