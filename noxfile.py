@@ -67,11 +67,16 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def simulate(session: nox.Session) -> None:
-    """Run the replication protocol under simulated faults for long: `nox -s simulate -- --seed 5000 --runs 9000`."""
+    """Run the replication protocol under simulated faults for long: `nox -s simulate -- --seed 5000 --runs 9000`.
+
+    Without arguments also every order of events in a small group: minutes, and 2 GB of memory.
+    """
     session.install("-e", ".")
     arguments = session.posargs or ["--runs", "2000"]
-    for replicas in ("3", "4", "5"):
-        session.run("haret", "sim", "--replicas", replicas, *arguments)
+    for group in (["--replicas", "3"], ["--replicas", "4"], ["--replicas", "5"], ["--fenced"], ["--spares", "2"]):
+        session.run("haret", "sim", *group, *arguments)
+    if not session.posargs:
+        session.run("haret", "sim", "--explore", "--requests", "2", "--fires", "2", "--crashes", "1")
 
 
 @nox.session(default=False)

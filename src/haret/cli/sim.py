@@ -1,4 +1,7 @@
-"""`haret sim`: the replication protocol under simulated faults, all invariants checked after every step."""
+"""`haret sim`: the replication protocol under simulated faults, all invariants checked after every step.
+
+Or, with `--explore`, in every order of events that a small group has.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from time import monotonic
 from typing import Any, Final
 
 from haret.simulation import Campaign
+from haret.simulation.small import explore_group
 from rabble_trio.testing import Schedule, ScheduleError, minimize
 
 from .failures import CommandFailed, Exit
@@ -24,6 +28,9 @@ DEFAULT_RUNS: Final = 100
 DEFAULT_STEPS: Final = 1000
 """Long enough for several view changes, short enough that a failing run is readable."""
 
+MAX_STATES: Final = 10_000_000
+"""Of an exploration, which then ends as incomplete: some 7 GB of memory."""
+
 
 def add_parser(place: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
     """Add `haret sim` to the command line."""
@@ -35,7 +42,10 @@ def add_parser(place: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
         "late, the network is cut, clocks are wrong and replicas crash; check every invariant after every\n"
         "step, then stop the faults and see the group recover. A seed decides everything, so that a failing\n"
         "run can be repeated; its schedule is saved.",
-        epilog="examples:\n  haret sim --runs 1000\n  haret sim --replay haret-sim-17.schedule --minimize",
+        epilog="examples:\n"
+        "  haret sim --runs 1000\n"
+        "  haret sim --replay haret-sim-17.schedule --minimize\n"
+        "  haret sim --explore --fires 2      (three million orders of events: minutes, and 2 GB of memory)",
         parents=list(parents),
     )
     parser.add_argument("--seed", type=_at_least(0), default=0, metavar="N", help="of the first run (default 0)")
@@ -53,6 +63,11 @@ def add_parser(place: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
     parser.add_argument("--clients", type=_at_least(1), default=2, metavar="N", help="beside it (default 2)")
     parser.add_argument("--replay", metavar="FILE", help="repeat a saved schedule instead")
     parser.add_argument("--minimize", action="store_true", help="shorten a failing schedule to what the failure needs")
+    small = parser.add_argument_group("every order of events in three replicas, instead of random runs")
+    small.add_argument("--explore", action="store_true", help="try all that there are within these bounds:")
+    small.add_argument("--requests", type=_at_least(1), default=2, metavar="N", help="of a client (default 2)")
+    small.add_argument("--fires", type=_at_least(0), default=1, metavar="N", help="of timers (default 1)")
+    small.add_argument("--crashes", type=_at_least(0), default=1, metavar="N", help="for good (default 1)")
     parser.add_argument("--save", metavar="DIR", default=".", help="where failing schedules go (default here)")
     parser.set_defaults(start=start)
 
@@ -73,6 +88,8 @@ def start(options: argparse.Namespace, console: Console) -> int:
     folder = Path(options.save)
     if not folder.is_dir():
         raise CommandFailed(f"{folder} is not a folder: --save says where failing schedules go", code=Exit.USAGE)
+    if options.explore:
+        return _explore(options, folder, console)
     campaign = Campaign(
         options.seed,
         options.runs,
@@ -126,6 +143,28 @@ def _report(campaign: Campaign, elapsed: float) -> Answer:
     ]
     rows += [(f"fault: {name}", count) for name, count in sorted(campaign.faults.items())]
     return Answer(figures, rows=tuple(rows))
+
+
+def _explore(options: argparse.Namespace, folder: Path, console: Console) -> int:
+    found = explore_group(options.requests, options.fires, options.crashes, MAX_STATES)
+    figures: dict[str, Any] = {
+        "complete": found.complete,
+        "states": found.states,
+        "transitions": found.transitions,
+        "deepest": found.deepest,
+        "states_of_replicas": found.local_states,
+        "seconds": round(found.seconds, 1),
+        "states_per_second": round(found.states_per_second),
+    }
+    console.print(Answer(figures, rows=tuple((name.replace("_", " "), value) for name, value in figures.items())))
+    if found.schedule is not None:
+        path = folder / "haret-explore.schedule"
+        found.schedule.save(path)
+        console.complain(f"{_first_line(found.failure)}\nshortest schedule: {path}\n")
+        console.complain(f"replay it with: haret sim --replay {path}\n")
+    elif not found.complete:
+        console.complain(f"there are more than {MAX_STATES:,} states: give smaller bounds\n")
+    return Exit.OK if found.complete else Exit.FAILURE
 
 
 def _replay(options: argparse.Namespace, console: Console) -> int:

@@ -1,4 +1,4 @@
-"""A group so small that every order of events can be tried: for `rabble_trio.testing.explore`.
+"""A group so small that every order of events can be tried, by `rabble_trio.testing.explore`.
 
 What differs from production, to keep the number of states small: all jitter is gone, and a timer that fires stands for as
 much silence as a replica is ready to bear. The clients' requests are under way when it begins; their session is open.
@@ -12,7 +12,7 @@ from typing import Any, Final
 from haret.vr import Configuration, Replica, Settings
 from haret.vr.messages import OpenSession, Request
 from rabble_trio import CorrelationId, Outbox, Pid, Process, Timeout
-from rabble_trio.testing import Simulation, scenario
+from rabble_trio.testing import Exploration, Simulation, explore, scenario
 
 from .group import node
 from .invariants import InvariantBroken
@@ -115,3 +115,20 @@ def _compare(one: Replica, done: list[Any], other: Replica) -> None:
 def small(simulation: Simulation, *, requests: int = 2) -> None:
     """Three replicas, and requests on their way."""
     fill(simulation, requests)
+
+
+def explore_group(requests: int, fires: int, crashes: int, max_states: int) -> Exploration:
+    """Try every order of events in it: any message lost, late or doubled at any time, so many timers that fire, so many
+    replicas that crash for good. Two requests, two timers and a crash are three million states.
+    """
+    return explore(
+        small,
+        parameters={"requests": requests},
+        fires=fires,
+        crashes=crashes,
+        duplicates=None,
+        restarts=False,
+        sync="eager",
+        ignore=IGNORE,
+        max_states=max_states,
+    )

@@ -133,12 +133,13 @@ def explore(
 
     `depth`: how many choices in a row (None: any number). `fires`, `crashes`, `duplicates`: how often in all
     (`duplicates` may be None, which is any number, and makes fewer states). `amnesia`: how many of the crashes may lose
-    the whole journal, of a process that `Simulation.may_damage` names. `restarts`: whether a process that crashed may come
-    back. `sync`: when records and snapshots become durable, "chosen" at any later time, or "eager", at once, together
-    with what the process does when it hears of it; that makes far fewer states, and a crash loses nothing. `ignore`: names
-    of attributes of processes, or of objects in them, that make no difference. `reduce`: whether to leave out transitions
-    that lead to no new state (rule 5), which needs processes that share nothing. Raises `TypeError` if a process is down
-    at the beginning, and `ValueError` for bounds that make no sense.
+    the whole journal, of a process that `Simulation.may_damage` names. `restarts`: whether a process that crashed may
+    come back; without, what is durable makes no difference, which makes far fewer states of processes that persist.
+    `sync`: when records and snapshots become durable, "chosen" at any later time, or "eager", at once, together with
+    what the process does when it hears of it; that makes far fewer states, and a crash loses nothing. `ignore`: names
+    of attributes of processes, or of objects in them, that make no difference. `reduce`: whether to leave out
+    transitions that lead to no new state (rule 5), which needs processes that share nothing. Raises `TypeError` if a
+    process is down at the beginning, and `ValueError` for bounds that make no sense.
     """
     if depth is not None and depth < 0:
         raise ValueError(f"a depth is 0 or more, not {depth}")
@@ -160,7 +161,7 @@ class _Explorer:
         if eager:
             sync_eagerly(world, world.pids)
         self._pids = world.pids
-        self._steps = Steps(world, Freezer(ignore), eager)
+        self._steps = Steps(world, Freezer(ignore), eager, bounds.restarts)
         self._checked: set[tuple[int, ...]] = set()
 
     # --- The search ---

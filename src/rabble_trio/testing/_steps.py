@@ -6,7 +6,8 @@ Rules:
    records to become durable, whom it monitors. Equal ones have one number, its *place*.
 2. A step depends on the place and on the action alone. What it does to others is part of its outcome: messages that it
    sends, what it asks about others, and that it ended.
-3. What the runtime tells a process (`Persisted`, `Snapshotted`, `Down`) is a message as well, a *notice*: it comes once,
+3. What is durable matters to nobody but a later incarnation. Where nobody is restarted, it is forgotten.
+4. What the runtime tells a process (`Persisted`, `Snapshotted`, `Down`) is a message as well, a *notice*: it comes once,
    and is gone when its receiver ends. Of a kind about the journal, a newer one takes the place of an older one.
 """
 
@@ -62,6 +63,15 @@ class Disk(NamedTuple):
     stored: bool
 
 
+def _forget(disk: Disk) -> Disk:
+    """Rule 3."""
+    image = disk.image
+    if image is not None:
+        # It covers the same of the records that remain.
+        image = max(0, image[0] - len(disk.records)), image[1]
+    return disk._replace(snapshot=None, records=(), image=image)
+
+
 class Local(NamedTuple):
     """Rule 1. `owner`: the index of the process."""
 
@@ -115,10 +125,11 @@ class Choices(NamedTuple):
 class Steps:
     """See the rules at the top of this file."""
 
-    def __init__(self, world: Simulation, freezer: Freezer, eager: bool) -> None:
+    def __init__(self, world: Simulation, freezer: Freezer, eager: bool, restarts: bool) -> None:
         self.world = world
         self.freezer = freezer
         self.eager = eager
+        self.restarts = restarts
         self.pids = world.pids
         self.index = {pid: index for index, pid in enumerate(self.pids)}
         self.locals: list[Local] = []
@@ -137,6 +148,8 @@ class Steps:
 
     def keep(self, local: Local) -> int:
         """The place of a local state."""
+        if local.disk is not None and not self.restarts:
+            local = local._replace(disk=_forget(local.disk))
         key = (local.owner, self.freezer.freeze(local.process), *local[2:])
         place = self._places.get(key)
         if place is None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from haret.cli import main
+from haret.cli import main, sim
 from haret.vr.states import primary
 from rabble_trio.testing import Schedule
 
@@ -36,6 +36,17 @@ def test_table_is_for_people(capsys):
     text = capsys.readouterr().out
     assert "steps per second" in text
     assert "replicas" in text
+
+
+def commits_alone():
+    """A primary that waits for nobody."""
+    send_batch = primary.Primary._send_batch
+
+    def send(self, output):
+        send_batch(self, output)
+        self._commit_to(self.ctx.log.op, output)
+
+    return send
 
 
 @pytest.fixture
@@ -78,3 +89,27 @@ def test_what_is_wrong_with_the_arguments(capsys, here, arguments, text):
     (here / "odd").write_text("{}")
     assert main(["sim", *arguments]) == 2
     assert text in capsys.readouterr().err
+
+
+def test_every_order_of_events(capsys, here):
+    assert main(["sim", "--explore", "--requests", "1", "--fires", "1", "-o", "json"]) == 0
+    found = figures(capsys)
+    assert found["complete"]
+    assert found["transitions"] > found["states"] > 500
+    assert list(here.iterdir()) == []
+
+
+def test_exploration_that_finds_something_saves_the_shortest_way_to_it(monkeypatch, capsys, here):
+    monkeypatch.setattr(primary.Primary, "_send_batch", commits_alone())
+    assert main(["sim", "--explore", "--requests", "1", "--fires", "2", "--crashes", "0", "-o", "json"]) == 1
+    out, err = capsys.readouterr()
+    assert not json.loads(out)["complete"]
+    path = here / "haret-explore.schedule"
+    assert f"haret sim --replay {path.name}" in err
+    assert main(["sim", "--replay", str(path)]) == 1
+
+
+def test_exploration_beyond_what_memory_can_hold_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(sim, "MAX_STATES", 50)
+    assert main(["sim", "--explore", "-o", "json"]) == 1
+    assert "more than 50 states" in capsys.readouterr().err
