@@ -245,6 +245,13 @@ class Context:
         """Write down which incarnations are known; no message of an older one counts from here on."""
         self.persist(Began(self.incarnation, dict(self.known)), output)
 
+    def begin(self, output: Outbox) -> None:
+        """Write down that this incarnation begins. Nothing of it is heard before that is durable: one that leaves nothing
+        behind is started as if it had never been.
+        """
+        self.began(output)
+        self._begun_at = self.persisted
+
     def lose(self, output: Outbox) -> None:
         """Write down that the log is lost, and forget it."""
         self.count("lost")

@@ -51,7 +51,7 @@ from .messages import (
     ViewConfirmed,
     Wake,
 )
-from .records import read_records
+from .records import Configured, read_records
 from .restore import Memory, replay
 from .states.backup import Backup
 from .states.base import (
@@ -169,7 +169,11 @@ class Replica(Process):
         if forgot and stopped is None:
             # First of all: a journal that says nothing but who began would be taken for that of a new replica.
             ctx.lose(output)
-        ctx.began(output)
+        if memory is None:
+            # The journal says by itself which epoch its log belongs to. By the next start, whoever makes this replica may
+            # know of a later one, which begins with entries that this replica does not have.
+            ctx.persist(Configured(ctx.epoch, ctx.configuration.replicas, 0), output)
+        ctx.begin(output)
         self._start_timer(output)
         if stopped is not None:
             self._become(Stopped(ctx, stopped), output)

@@ -356,13 +356,13 @@ class Network:
         self.journals.pop(self.pids[i], None)
         self.restart(i)
 
-    def restart(self, i: int) -> None:
-        """Replica i crashes, and is started again with what is durable."""
+    def restart(self, i: int, *, fresh: bool = False) -> None:
+        """Replica i crashes, and is started again with what is durable; `fresh` if nothing of it ever was."""
         pid = self.pids[i]
         self.down.discard(i)
         replica = self.replicas[pid]
         self.checker.after_step(replica, Step(pid, pid.name, replica, "crash", None, None, None, []))
-        self._start(i, fresh=False)
+        self._start(i, fresh=fresh)
 
     def stop_all(self) -> None:
         """All replicas end at once, and what was under way is gone."""

@@ -8,6 +8,7 @@ from haret.vr.messages import (
     DoViewChange,
     Forgotten,
     GetState,
+    OpenSession,
     Prepare,
     PrepareOK,
     Recovery,
@@ -206,6 +207,20 @@ def test_question_of_one_that_recovers_waits_for_its_incarnation(network, sessio
     assert network.find(frm=2) == []
     network.sync(2)
     assert len(network.find(Recovery, frm=2)) == 2
+
+
+def test_nothing_is_heard_of_an_incarnation_that_is_not_durable(network):
+    """If it crashes then, it is started as a new one, and prepares something else under the same number."""
+    network.slow.add(0)
+    network.journals.clear()
+    network.restart(0, fresh=True)
+    network.give(0, OpenSession(b"a" * 16))
+    network.tick(0)
+    assert network.find(frm=0) == []
+    network.restart(0, fresh=True)
+    network.give(0, OpenSession(b"b" * 16))
+    network.sync(0)
+    assert [e.message.entries for e in network.find(Prepare)] == [(OpenSession(b"b" * 16),)] * 2
 
 
 # --- Slow disks ---
