@@ -289,10 +289,11 @@ def test_lost_is_the_first_record_of_one_that_forgot(network, session):
     network.slow.add(2)
     network.crash(2)
     written = [type(one) for one in network.unsynced(2)]
-    assert written[:2] == [Lost, Began]
+    assert written[0] is Lost
+    assert Began in written
 
 
-@pytest.mark.parametrize("records", [1, 2])
+@pytest.mark.parametrize("records", [1, 2, 3])
 def test_crash_before_it_recovered_does_not_look_new(network, session, records):
     network.crash(2)
     snapshot, written = network.journals[network.pids[2]]
