@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +11,6 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from haret import vr
 from haret.protocol import (
     BadRequest,
     Crash,
@@ -33,74 +29,10 @@ from haret.server.groups import LEARNING, LocalGroups
 from haret.server.namespaces import NamespaceManager
 from haret.server.registry import SUPERVISOR, Group
 from haret.server.store import Store
-from haret.vr.messages import GetReplicaState, Halted, OpenSession
-from rabble_trio import ActorDown, GetMetrics, JournalError, Mailbox, Node, Pid, open_node
-from rabble_trio.testing import Cluster, open_cluster
-
-SETTINGS = vr.Settings(heartbeat=0.02, primary_timeout_min=0.1, primary_timeout_max=0.15)
-
-
-class World:
-    """A node with a namespace manager, and a mailbox that follows its news."""
-
-    def __init__(self, node: Node, follower: Mailbox | None = None) -> None:
-        self.node = node
-        self.directory = Directory()
-        self.directory.addresses[node.id] = f"api-of-{node.id.name}"
-        self._follower = follower
-
-    async def open(self, store: Store | None = None) -> None:
-        followers = () if self._follower is None else (self._follower.pid,)
-        store = store or Store(None)
-        kept = await store.load()
-        self.directory.learn(kept.groups)
-        groups = LocalGroups(self.node, SETTINGS, kept.replicas)
-        self.manager = await self.node.spawn(
-            "namespaces",
-            lambda: NamespaceManager(self.node, self.directory, groups, store, followers),
-            group="haret",
-            restart="permanent",
-        )
-
-    def request(self, name: str = "ns") -> CreateNamespace:
-        return CreateNamespace(name, tuple(self.node.pid(replica) for replica in ("r1", "r2", "r3")))
-
-    async def ask(self, message: Any) -> Any:
-        return await self.node.ask(self.manager, message)
-
-    async def news(self) -> Any:
-        assert self._follower is not None
-        return (await self._follower.receive()).message
-
-    async def status(self, replica: Pid) -> str:
-        while True:
-            try:
-                return str((await self.node.ask(replica, GetReplicaState())).status)
-            except ActorDown:
-                await trio.sleep(0.01)  # between two incarnations, or before the first one
-
-    async def open_session(self, primary: Pid) -> int:
-        """Let the group commit something; returns its op."""
-        return int((await self.node.ask(primary, OpenSession(secrets.token_bytes(16)))).session)
-
-    async def until_back(self, replica: Pid, op: int) -> None:
-        """Wait until a replica takes part and knows that this op is committed."""
-        while True:
-            try:
-                state = await self.node.ask(replica, GetReplicaState())
-            except ActorDown:
-                state = None
-            if state is not None and state.status == "normal" and state.commit >= op:
-                return
-            await trio.sleep(0.05)
-
-
-@asynccontextmanager
-async def open_world() -> AsyncIterator[World]:
-    async with open_node("n1@127.0.0.1:0") as node, node.open_mailbox("follower") as follower:
-        world = World(node, follower)
-        await world.open()
-        yield world
+from haret.vr.messages import GetReplicaState, Halted
+from rabble_trio import ActorDown, GetMetrics, JournalError, Pid, open_node
+from rabble_trio.testing import open_cluster
+from tests.haret.server.worlds import SETTINGS, World, open_world, open_worlds, until, until_gone
 
 
 @pytest.fixture(autouse=True)
@@ -231,51 +163,6 @@ async def test_followers_may_be_gone() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ several nodes
-
-
-class Worlds:
-    """Three nodes over a network in memory, each with a manager."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self._worlds: dict[int, World] = {}
-
-    def __getitem__(self, number: int) -> World:
-        return self._worlds[number]
-
-    async def open(self, number: int, store: Store | None = None) -> World:
-        world = self._worlds[number] = World(self.cluster[number])
-        await world.open(store)
-        return world
-
-    def request(self, name: str = "ns", *numbers: int) -> CreateNamespace:
-        chosen = numbers or (1, 2, 3)
-        return CreateNamespace(name, tuple(self.cluster[number].pid(f"r{number}") for number in chosen))
-
-    async def until_all_know(self, name: str = "ns") -> Namespace:
-        """Wait until all running nodes say the same of a namespace, and that it has a primary."""
-        while True:
-            entries = [world.directory.get(name) for world in self._worlds.values()]
-            told = {None if entry is None else entry.describe() for entry in entries}
-            one = next(iter(told))
-            if len(told) == 1 and one is not None and one.primary is not None:
-                return one
-            await trio.sleep(0.05)
-
-
-@asynccontextmanager
-async def open_worlds(nodes: int = 3, **options: Any) -> AsyncIterator[Worlds]:
-    async with open_cluster(nodes, **options) as cluster:
-        worlds = Worlds(cluster)
-        for number in range(1, nodes + 1):
-            await worlds.open(number)
-        with trio.fail_after(300):  # of virtual time
-            yield worlds
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110  # no event tells
-        await trio.sleep(0.05)
 
 
 async def test_a_namespace_is_known_on_all_nodes_with_its_primary_and_addresses(
@@ -507,16 +394,6 @@ async def test_a_bad_group_is_refused(autojump_clock: MockClock) -> None:
     async with open_worlds() as w:
         group = Group("ns", bytes(16), 0, (w.cluster[1].pid("r1", "ns"),))
         assert isinstance(await w.cluster[1].ask(manager_of(w.cluster[2].id), Reserve(group)), BadRequest)
-
-
-async def until_gone(world: World, pid: Pid) -> None:
-    """Wait until a replica does not run any more."""
-    while True:
-        try:
-            await world.node.ask(pid, GetReplicaState())
-        except ActorDown:
-            return
-        await trio.sleep(0.5)
 
 
 async def test_a_new_member_takes_part_and_the_old_one_is_stopped(autojump_clock: MockClock) -> None:
