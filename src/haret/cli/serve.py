@@ -14,6 +14,7 @@ import trio
 
 import haret
 
+from .collector import Collector
 from .failures import CommandFailed, Exit, UsageError
 from .interrupt import SHUTDOWN, Interrupted, run_trio
 from .output import Answer, Console
@@ -91,6 +92,7 @@ def _log_to_stderr(level: str) -> None:
 
 async def _serve(config: haret.ServerConfig, console: Console, *, until_eof: bool) -> None:
     async with haret.open_server(config) as server:
+        await server.node.spawn("collector", Collector, group="haret", restart="permanent")
         console.print(describe(server))
         if until_eof:
             await _stdin_closed()

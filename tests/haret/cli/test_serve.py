@@ -50,6 +50,8 @@ def test_a_server_serves_until_it_is_told_to_stop(
     done = run("admin", "--endpoints", where["admin"], "-e", f"vr create namespace demo {pids}")
     assert done.code == 0, done
     assert run("put", "/a", "1", "--endpoints", where["clients"]).code == 0
+    done = run("admin", "--endpoints", where["admin"], "-e", f"metrics haret::collector::{where['node']}")
+    assert (done.code, b"longest_pause" in done.out) == (0, True), done
     done = server.finish(number)
     assert done.code == code
     assert b"Traceback" not in done.err
