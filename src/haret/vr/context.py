@@ -119,6 +119,9 @@ class Context:
         self.known: dict[Pid, int] = {}
         """The newest incarnation of each other replica that was heard of."""
         self.pid: Pid
+        self.tick_timer: CorrelationId
+        self.gather_timer: CorrelationId
+        """Of the only timers that there are: the heartbeat's, and that of `Settings.gather`."""
         self.started = False
         """Whether the replica knows who it is."""
         self.peers: tuple[Pid, ...] = ()
@@ -162,6 +165,7 @@ class Context:
     def start(self, pid: Pid) -> None:
         """The replica learns who it is."""
         self.pid = pid
+        self.tick_timer, self.gather_timer = CorrelationId(pid, 1), CorrelationId(pid, 2)
         self.started = True
         self.peers = tuple(member for member in self.configuration.replicas if member != pid)
         self.members = frozenset(self.peers)

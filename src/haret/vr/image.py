@@ -3,12 +3,15 @@
 All replicas make an image at the same ops (`Context.executed`), and equal states give equal parts, so the parts of one
 may come from several replicas (section 5.1). The bytes, cut without regard to what is in them:
 
-    image   = head session* machine
+    image   = head session* machine sum
     head    = ImageHead
     session = ImageSession ImageResult*           in the order of their last use
     machine = ImageMachine bytes...               what the state machine makes of itself
 
-Each message has its length before it, 4 bytes. The state machine's bytes go on to the end.
+    sum     = the SHA-256 of all that is before it
+
+Each message has its length before it, 4 bytes. The sum is for parts that were mixed up, on a wire or a disk, in a way that
+still makes sense: what is not the state that it says must never be taken for it.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ _MAX_PIECE: Final = 2**20
 ENOUGH: Final = 8 * 1024
 """Bytes after which a part is not filled up any more: it may consist of a thousand small things already, and reading one
 takes a microsecond or several."""
+
+_SUM_BYTES: Final = 32
+"""Bytes of the sum."""
 
 _BYTES_OF_WORK: Final = 1024
 """Bytes that are hashed in the time that a result costs anyway."""
@@ -125,13 +131,15 @@ class StateImage:
 
     def parts(self) -> Iterator[bytes]:
         """Its bytes, in parts of at most `IMAGE_PART`, each of which is read in about a millisecond."""
-        waiting = bytearray()
+        waiting, made = bytearray(), sha256()
         for piece in self._pieces():
             waiting += piece
             if len(waiting) >= ENOUGH:
+                made.update(waiting)
                 yield from _cut(waiting)
                 waiting.clear()
-        yield from _cut(waiting)
+        made.update(waiting)
+        yield from _cut(waiting + made.digest())
 
     def _pieces(self) -> Iterator[bytes]:
         for one in self._messages():
@@ -198,6 +206,8 @@ class ImageReader:
         """Whether the last part was taken."""
         self._head: ImageHead | None = None
         self._sessions: list[tuple[int, bytes, int, list[tuple[int, tuple[int, bytes]]]]] = []
+        self._sum = sha256()
+        self._end = bytearray()  # the last bytes so far: they may be the sum
         self._buffer = bytearray()
         self._loader = machine.loader()
         self._in_machine = False
@@ -206,6 +216,13 @@ class ImageReader:
         """Take the next part."""
         self.next += 1
         self.whole = last
+        self._end += data
+        ready = bytes(self._end[:-_SUM_BYTES])
+        del self._end[:-_SUM_BYTES]
+        self._sum.update(ready)
+        self._read(ready)
+
+    def _read(self, data: bytes) -> None:
         if self._in_machine:
             self._loader.feed(data)
             return
@@ -246,6 +263,8 @@ class ImageReader:
         """All parts were taken: the state machine now has the state, and the rest is returned."""
         if self._head is None or not self._in_machine or not self.whole:
             raise ValueError("the image is not complete")
+        if self._sum.digest() != self._end:
+            raise ValueError("the sum of the image is not that of its bytes: parts of it are missing, or not its own")
         self._loader.finish()
         return self._head, tuple(
             (number, client, lowest, tuple(kept)) for number, client, lowest, kept in self._sessions

@@ -77,9 +77,6 @@ from .violation import ProtocolViolation, check
 if TYPE_CHECKING:
     from random import Random
 
-TICK: Final = 1
-"""The connection number in the correlation id of the heartbeat timer, the only timer of a replica."""
-
 TICK_JITTER: Final = 0.1
 """Heartbeats are so much shorter or longer at random, lest all groups of a node wake at the same moment."""
 
@@ -159,7 +156,6 @@ class Replica(Process):
     def init(self, pid: Pid, output: Outbox) -> None:
         """Take part from where the journal ends, or find out from the others what there is to know."""
         ctx, memory = self.context, self._memory
-        self._tick = CorrelationId(pid, TICK)
         ctx.start(pid)
         if memory is not None:
             self._sure = True
@@ -265,7 +261,7 @@ class Replica(Process):
         ctx = self.context
         transition: Transition | None = None
         match message:
-            case Timeout() if cid == self._tick:
+            case Timeout() if cid == ctx.tick_timer:
                 ctx.tick()
                 reason = self._digests.tick(output)
                 transition = self._state.tick(output) if reason is None else ToStopped(reason)
@@ -273,6 +269,8 @@ class Replica(Process):
                     self._resting = True
                 else:
                     self._start_timer(output)
+            case Timeout() if cid == ctx.gather_timer:
+                self._state.gathered(output)
             case Wake():
                 pass
             case Persisted(count=count):
@@ -303,8 +301,9 @@ class Replica(Process):
         return None
 
     def _start_timer(self, output: Outbox) -> None:
-        jitter = self.context.random.uniform(1 - TICK_JITTER, 1 + TICK_JITTER)
-        output.start_timer(self.context.settings.heartbeat * jitter, self._tick)
+        ctx = self.context
+        jitter = ctx.random.uniform(1 - TICK_JITTER, 1 + TICK_JITTER)
+        output.start_timer(ctx.settings.heartbeat * jitter, ctx.tick_timer)
 
     def _follow(self, transition: Transition, output: Outbox) -> None:
         self._state.leave(output)

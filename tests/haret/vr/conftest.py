@@ -132,7 +132,7 @@ class Network:
         self.client = Pid("client", NODE)
         self.observer = Pid("observer", NODE)
         self.configuration = Configuration(0, self.pids)
-        self.settings = Settings(**settings)
+        self.settings = Settings(**{"gather": False, **settings})
         self.flying: list[Envelope] = []
         """Under way, in the order of sending."""
         self.inbox: list[Envelope] = []

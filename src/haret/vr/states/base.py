@@ -146,6 +146,9 @@ class State:
         """More of the journal is durable."""
         return None
 
+    def gathered(self, output: Outbox) -> None:  # noqa: B027
+        """`Context.gather_timer` fired: all that was in the mailbox when it was started has been handled."""
+
     def wake(self) -> None:
         """Somebody spoke to this replica."""
 

@@ -5,7 +5,8 @@ Rules:
 1. A request enters the log once, however often it arrives: if it was executed, its cached reply goes out; if it is
    pending, the reply will go to whoever asked last.
 2. At most `pipeline` batches are under way. While they are, requests gather beside the log; they enter it together, in
-   one `Prepare`, when a batch is committed. So an idle group answers at once, and a busy one works in large batches.
+   one `Prepare`, when a batch is committed. Those that find fewer under way wait for whatever is in the mailbox behind
+   them (a timer of 0 seconds, `Settings.gather`). So an idle group answers at once, and a busy one works in large batches.
 3. An op is committed when a quorum holds it in *this* view. Acknowledgements of other views never count. The primary's
    own counts when its disk has it; but `Prepare` leaves before that, so that the disks work at the same time, and if the
    others are quicker, nothing waits for this one.
@@ -125,6 +126,7 @@ class Primary(Normal):
         "_closing",
         "_commit",
         "_ends",
+        "_gathering",
         "_idle",
         "_incarnations",
         "_learners",
@@ -147,6 +149,7 @@ class Primary(Normal):
         # Entries that were accepted, and wait for their turn; the last ops of the batches under way.
         self._queue: list[Entry] = []
         self._ends: deque[int] = deque()
+        self._gathering = False  # the timer runs
         self._quiet = True
         self._closing = False  # a reconfiguration was accepted
         self._planned: _Planned | None = None
@@ -351,7 +354,21 @@ class Primary(Normal):
         self._queue.append(entry)
         self._bytes += entry_size(entry)
         pending[key] = (sender, cid)
-        if len(self._ends) < settings.pipeline and not self.restless():
+        if self._gathering or not self._may_send():
+            return
+        if settings.gather:
+            self._gathering = True
+            output.start_timer(0, ctx.gather_timer)
+        else:
+            self._send_batch(output)
+
+    def _may_send(self) -> bool:
+        """Whether what waits may enter the log now."""
+        return bool(self._queue) and len(self._ends) < self.ctx.settings.pipeline and not self.restless()
+
+    def gathered(self, output: Outbox) -> None:
+        self._gathering = False
+        if self._may_send():
             self._send_batch(output)
 
     def _refuse(self, reason: str, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
@@ -438,7 +455,7 @@ class Primary(Normal):
         self.heard()
         while ends and ends[0] <= commit:
             ends.popleft()
-        while self._queue and len(ends) < ctx.settings.pipeline and not self.restless():
+        while self._may_send():
             self._send_batch(output)
         self._reads.committed(output)
         return None
