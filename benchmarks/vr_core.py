@@ -1,19 +1,21 @@
-"""The protocol alone: three replicas that hand each other their messages, without Trio, network, tree or encoding.
+"""The protocol alone: three replicas that hand each other their messages, without Trio, network, tree or disk.
 
-Each replica handles what is in its mailbox when its turn comes, as it does under the executor, so batches form as they
-do there. There is no peer: the pure cores of other implementations can't be driven from Python.
+They make the records for their journals, which are durable at once. Each replica handles what is in its mailbox when its
+turn comes, as it does under the executor, so batches form as they do there. There is no peer: the pure cores of other
+implementations can't be driven from Python.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
 from haret.vr import Configuration, Replica
 from haret.vr.messages import OpenSession, Reply, Request, SessionOpened
-from rabble_trio import CorrelationId, NodeId, Outbox, Pid
+from rabble_trio import CorrelationId, NodeId, Outbox, Persist, Persisted, Pid, StartTimer, Timeout
 
 from .harness import Row, Timed, rate
 
@@ -33,8 +35,26 @@ class Nothing:
     def apply(self, op: int, operation: bytes) -> bytes:
         return b"ok"
 
-    def digest(self) -> bytes:
+    def read(self, operation: bytes) -> bytes:
+        return b"ok"
+
+    def digest(self, budget: int = 0) -> bytes:
         return b""
+
+    def image(self) -> Nothing:
+        return self
+
+    def chunks(self) -> Iterator[bytes]:
+        return iter(())
+
+    def loader(self) -> Nothing:
+        return self
+
+    def feed(self, chunk: bytes) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
 
 
 class Group:
@@ -47,17 +67,27 @@ class Group:
         self.primary = self.mailboxes[pids[0]]
         self.replies: list[Any] = []
         self.replicas = [(Replica(configuration, Nothing(), Random(0)), Outbox(pid)) for pid in pids]
+        self.persisted = dict.fromkeys(pids, 0)
         for replica, output in self.replicas:
             replica.init(output.pid, output)
             self.carry(output)
 
     def carry(self, output: Outbox) -> None:
         # The tuples that the executor reads, too: making envelopes of them would cost more than the protocol.
+        pid = output.pid
+        records = 0
         for to, message, correlation_id, _ in output.items:
             if to == CLIENT:
                 self.replies.append(message)
             elif to in self.mailboxes:
-                self.mailboxes[to].append((message, output.pid, correlation_id))
+                self.mailboxes[to].append((message, pid, correlation_id))
+            elif type(message) is Persist:
+                records += 1
+            elif type(message) is StartTimer and message.seconds == 0:
+                self.mailboxes[pid].append((Timeout(), pid, correlation_id))
+        if records:
+            self.persisted[pid] += records
+            self.mailboxes[pid].append((Persisted(self.persisted[pid]), pid, None))
         output.clear()
 
     def turn(self) -> None:

@@ -300,7 +300,7 @@ def last_words(log: pathlib.Path) -> str:
     return f"its log ends with: {lines[-1]:.300}" if lines else "its log is empty"
 
 
-def kill(pid: int) -> float:
-    """Kill a process with SIGKILL; returns when, in `time.perf_counter`."""
-    os.kill(pid, signal.SIGKILL)
+def kill(pid: int, kind: signal.Signals = signal.SIGKILL) -> float:
+    """Send a process a signal; returns when, in `time.perf_counter`."""
+    os.kill(pid, kind)
     return time.perf_counter()

@@ -7,6 +7,7 @@ its methods, as a Trio application does.
 from __future__ import annotations
 
 import pathlib
+import signal
 import sys
 import time
 from contextlib import AsyncExitStack
@@ -18,7 +19,7 @@ import trio
 
 import haret
 
-from .cluster import NODES, Cluster, Unfit, answer, free_ports, kill, questions
+from .cluster import NODES, PATIENCE, Cluster, Unfit, answer, free_ports, kill, questions
 from .loads import KEYS, Load, Recorder, Report, value_of
 
 NAMESPACE = "bench"
@@ -70,6 +71,25 @@ class HaretCluster(Cluster):
         """Run a load over one connection to each of these namespaces."""
         question = {"load": asdict(load), "namespaces": namespaces, "endpoints": self.endpoints(), "pids": self.pids()}
         return Report(**self.client.ask(do="load", **question))
+
+    def fail_over_many(self, namespaces: list[str], resting: float, kind: str = "SIGKILL") -> list[float]:
+        """Write to each of these namespaces over a connection of its own, wait so many seconds, and kill or freeze
+        (SIGSTOP) the server that leads the first one. Returns the seconds from there until each was written to, sorted.
+
+        Afterwards the server runs again.
+        """
+        number = self.leader()
+        question = {"namespaces": namespaces, "resting": resting, "kind": kind, "endpoints": self.endpoints()}
+        try:
+            pid = self.servers[number].pid
+            seconds = self.client.ask(do="failover_many", patience=LONG, kill=pid, **question)
+        finally:
+            if kind == "SIGSTOP":
+                self.servers[number].send_signal(signal.SIGCONT)
+            else:
+                self.servers[number].wait(PATIENCE)
+                self.servers[number] = self._spawn(number)
+        return [float(one) for one in seconds]
 
     def grow(self, first: int, last: int) -> float:
         """Make the tree larger, from so many nodes to so many; returns the seconds that it took."""
@@ -192,6 +212,30 @@ class HaretClient:
             await client.blob_put(path_of(0), b"after")
             return time.perf_counter() - started
 
+    async def failover_many(
+        self, kill_pid: int, kind: str, namespaces: list[str], resting: float, endpoints: list[str]
+    ) -> list[float]:
+        """Kill or freeze a process, and write to many namespaces."""
+        seconds: list[float] = []
+
+        async def work(client: haret.Client) -> None:
+            await client.blob_put(path_of(0), b"after")
+            seconds.append(time.perf_counter() - started)
+
+        async with AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(haret.open_client(endpoints, name, give_up_after=60))
+                for name in namespaces
+            ]
+            for client in clients:
+                await self._put(client, path_of(0), b"before")
+            await trio.sleep(resting)
+            started = kill(kill_pid, signal.Signals[kind])
+            async with trio.open_nursery() as nursery:
+                for client in clients:
+                    nursery.start_soon(work, client)
+        return sorted(seconds)
+
     async def grow(self, first: int, last: int, endpoints: list[str]) -> float:
         """Create blobs, many with each operation, `GROWTH` in a directory."""
         started = time.perf_counter()
@@ -270,7 +314,7 @@ async def main() -> None:
     source = questions()
     while (question := await trio.to_thread.run_sync(next, source, None)) is not None:
         do = question.pop("do")
-        if do == "failover":
+        if do in {"failover", "failover_many"}:
             question["kill_pid"] = question.pop("kill")
         try:
             answer(await getattr(client, do)(**question))

@@ -26,6 +26,7 @@ cluster_host = "127.0.0.1:5000"   # other nodes
 admin_host = "127.0.0.1:5001"     # haret admin
 api_host = "127.0.0.1:5002"       # clients
 data_dir = "node1"                # members, namespaces and the replicas' logs; relative to this file
+# recorder_dir = "flights"        # what replicas received before they failed, to be replayed with rabble-step
 # secret_file = "cluster.secret"  # the same on all nodes: openssl rand -hex 32 > cluster.secret; chmod 600 cluster.secret
 """
 

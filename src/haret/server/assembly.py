@@ -63,6 +63,7 @@ async def open_server(config: ServerConfig) -> AsyncIterator[Server]:
         insecure=config.insecure,
         data_dir=config.data_dir,
         supervisor=Supervisor(intensity=10, period=10),
+        recorder=config.recorder(directory.names),
     ) as node:
         groups = LocalGroups(node, config.vr_settings(), kept.replicas)
         api = _Port(config.api_host, API, node.pid("api", "haret"), config.timeouts.request)

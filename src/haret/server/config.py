@@ -8,6 +8,7 @@ api_host = "127.0.0.1:5002"         # clients
 # optional; paths are relative to the directory of the file
 data_dir = "/var/lib/haret"         # members, namespaces and the replicas' logs: kept over restarts
 durability = "durable"              # of namespaces that are created here and don't say; or "fenced"
+recorder_dir = "/var/lib/haret/flights"   # what replicas received before they failed is written here, to be replayed
 cluster_name = "haret"              # nodes join only those of the same cluster name
 secret_file = "cluster.secret"      # at least 16 random bytes, the same on all nodes, readable by their owner alone
 insecure = false                    # true: listen beyond this machine, though not all is encrypted and authenticated
@@ -32,6 +33,7 @@ import os
 import ssl
 import stat
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
@@ -40,7 +42,7 @@ from typing import Any, Final
 from haret.errors import ConfigError
 from haret.protocol import DURABILITIES, DURABLE
 from haret.vr import Settings
-from rabble_trio import InvalidId, NodeId, cluster_tls
+from rabble_trio import FlightRecorder, InvalidId, NodeId, cluster_tls
 
 MAX_OPERATION: Final = 832 * 1024
 """Bytes of an encoded operation: the most that `haret.vertree` admits, and its tags and lengths, below a frame."""
@@ -105,6 +107,10 @@ class ServerConfig:
     """Of namespaces that are created through this node and don't say what they want: "durable" (the log is on disk, so that
     what was acknowledged outlives a crash of all nodes at once) or "fenced" (the log is in memory; faster where disks are
     slow, and lost when a majority of the replicas crashes at once)."""
+    recorder_dir: str | None = None
+    """A directory for the flights of replicas that fail: of each one the last messages are kept in memory, and are written
+    here when it raises an error, to be replayed with `rabble-step`. They hold what clients wrote. See
+    `rabble_trio.FlightRecorder` for what it costs; by default nothing is recorded."""
     cluster_name: str = "haret"
     """Nodes join only those of the same cluster name."""
     secret_file: str | None = None
@@ -185,6 +191,19 @@ class ServerConfig:
         except (OSError, ssl.SSLError) as error:
             raise ConfigError("tls", f"the files can't be used: {error}") from None
 
+    def recorder(self, names: Collection[str]) -> FlightRecorder | None:
+        """What records the replicas of namespaces of these names. Raises `ConfigError` if the directory can't be used."""
+        if self.recorder_dir is None:
+            return None
+        folder = Path(self.recorder_dir)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError("recorder_dir", f"can't make {folder}: {error.strerror}") from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ConfigError("recorder_dir", f"can't write to {folder}")
+        return FlightRecorder(folder, only=names)
+
     @property
     def node(self) -> NodeId:
         """The node's identity."""
@@ -229,7 +248,13 @@ def load_config(path: str | PathLike[str]) -> ServerConfig:
         return None if name is None else str(base / name)
 
     tls = config.tls and Tls(*(str(base / getattr(config.tls, one.name)) for one in fields(Tls)))
-    return replace(config, data_dir=found(config.data_dir), secret_file=found(config.secret_file), tls=tls)
+    return replace(
+        config,
+        data_dir=found(config.data_dir),
+        recorder_dir=found(config.recorder_dir),
+        secret_file=found(config.secret_file),
+        tls=tls,
+    )
 
 
 def parse_config(text: str) -> ServerConfig:

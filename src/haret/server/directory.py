@@ -94,6 +94,11 @@ class Directory:
     def __iter__(self) -> Iterator[Entry]:
         return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
 
+    @property
+    def names(self) -> Collection[str]:
+        """Of all namespaces: not a copy, it changes with the directory."""
+        return self._entries.keys()
+
     def get(self, namespace: str) -> Entry | None:
         """The namespace of this name."""
         return self._entries.get(namespace)

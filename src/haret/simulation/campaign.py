@@ -61,7 +61,7 @@ class Campaign:
         }
         for seed in range(self.seed, self.seed + self.runs):
             try:
-                world = run_scenario(group, seed, self.steps, parameters=parameters)
+                world = run_scenario(group, seed, self.steps, parameters={**parameters, "gather": seed % 2 == 1})
             except ScenarioFailed as error:
                 self.failed, self.cause = error.schedule, error.__cause__
                 return

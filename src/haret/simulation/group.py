@@ -39,6 +39,7 @@ class Group:
         kind: type[Replica] = Replica,
         durable: bool = True,
         spares: int = 0,
+        gather: bool = False,
     ) -> None:
         self.durable = durable
         self.simulation = simulation
@@ -48,7 +49,7 @@ class Group:
         self.configuration = Configuration(0, self.replicas[:replicas])
         self.spares = spares
         self.admin = Pid("admin", node("admin"))
-        self.settings = draw_settings(simulation.random("settings"))
+        self.settings = draw_settings(simulation.random("settings"), gather)
         self.load = draw_load(simulation.random("load"))
         self.invariants = ReplicaInvariants(self.configuration.quorum)
         self.history = ClientInvariants()
@@ -160,7 +161,7 @@ def _waiting(client: Client) -> set[tuple[int | None, int]]:
     return {(client.session, number) for number in client.waiting}
 
 
-def draw_settings(random: Random) -> Settings:
+def draw_settings(random: Random, gather: bool) -> Settings:
     """Limits so small that they are reached, in some runs."""
 
     def one_of(*values: int) -> int:
@@ -175,6 +176,7 @@ def draw_settings(random: Random) -> Settings:
         checkpoint_step=one_of(1, 3),
         max_unsynced=one_of(3, 1000),
         rest_after=float(one_of(0, 0, 1)) / 5,
+        gather=gather,
     )
 
 
@@ -193,10 +195,17 @@ def draw_load(random: Random) -> Load:
 
 @scenario
 def group(
-    simulation: Simulation, *, replicas: int = 3, clients: int = 2, durable: bool = True, spares: int = 0
+    simulation: Simulation,
+    *,
+    replicas: int = 3,
+    clients: int = 2,
+    durable: bool = True,
+    spares: int = 0,
+    gather: bool = False,
 ) -> None:
     """A group of replicas with journals, and clients, under all invariants.
 
     `durable`: whether the log is in the journals, too. `spares`: replicas beside the group that take turns in it.
+    `gather`: see `haret.vr.Settings`.
     """
-    Group(simulation, replicas, clients, durable=durable, spares=spares)
+    Group(simulation, replicas, clients, durable=durable, spares=spares, gather=gather)

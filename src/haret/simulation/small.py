@@ -54,7 +54,8 @@ def fill(simulation: Simulation, requests: int, kind: type[Replica] = Impatient)
     """Put three replicas into a simulation, and requests on their way: the first to r0, the second to r1, and so on."""
     pids = tuple(Pid(f"r{i}", node(f"r{i}")) for i in range(3))
     configuration = Configuration(0, pids)
-    settings = Settings(heartbeat=1.0, primary_timeout_min=float(PATIENCE), primary_timeout_max=float(PATIENCE))
+    patience = float(PATIENCE)
+    settings = Settings(heartbeat=1.0, primary_timeout_min=patience, primary_timeout_max=patience, gather=False)
 
     def replica(pid: Pid) -> Replica:
         random: Any = _NoJitter()

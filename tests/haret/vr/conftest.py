@@ -147,6 +147,8 @@ class Network:
         """Whether the test writes messages of replicas itself, so that the invariants of a group need not hold."""
         self.journals: dict[Pid, tuple[bytes | None, list[bytes]]] = {}
         """What is durable of each replica."""
+        self.timers: list[tuple[Pid, StartTimer, CorrelationId | None]] = []
+        """That were started; the test lets them fire."""
         self.slow: set[int] = set()
         """Replicas whose disk does nothing until `sync`. All others are as quick as the step."""
         self._waiting: dict[Pid, deque[Send | Persist | Snapshot]] = {}
@@ -232,6 +234,7 @@ class Network:
 
     def _send(self, envelope: Envelope) -> None:
         if isinstance(envelope.message, StartTimer):
+            self.timers.append((envelope.sender, envelope.message, envelope.correlation_id))
             return
         if envelope.to not in self.replicas:
             self.inbox.append(envelope)

@@ -146,7 +146,7 @@ class State:
         """More of the journal is durable."""
         return None
 
-    def gathered(self, output: Outbox) -> None:  # noqa: B027
+    def gathered(self, output: Outbox) -> None:
         """`Context.gather_timer` fired: all that was in the mailbox when it was started has been handled."""
 
     def wake(self) -> None:
