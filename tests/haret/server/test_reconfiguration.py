@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from haret import vr
 from haret.protocol import BadRequest, CreateNamespace, Namespace, Reconfigure, Unanswered
+from haret.server.directory import Entry
 from haret.server.gossip import Learn, News, Started, manager_of
 from haret.server.groups import MAX_KEPT, LocalGroups
 from haret.server.namespaces import COMPARE, NamespaceManager
@@ -137,6 +138,47 @@ async def test_who_left_is_kept_until_a_quorum_of_the_new_members_has_begun(auto
         await until_gone(m[2], change.old[0])
 
 
+async def test_who_left_is_kept_if_that_is_heard_before_it_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    heard = trio.Event()
+    settle = LocalGroups.settle
+
+    async def late(self: LocalGroups, entry: Entry, *, fresh: bool) -> None:
+        await heard.wait()
+        await settle(self, entry, fresh=fresh)
+
+    async with open_machines(5) as m:
+        change = Change(m)
+        await change.prepare()
+        await change.commit()
+        await m.crash(1, 2, 3, 4, 5)
+        monkeypatch.setattr(LocalGroups, "settle", late)
+        await m.start(2, 3)
+        await change.tell(2, 3)
+        heard.set()
+        await until_all(m, change.old[:2], epoch=1)
+
+
+async def test_who_left_is_not_stopped_before_the_primary_has_confirmed_the_epoch(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async def says_nothing(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async with open_machines(5) as m:
+        change = Change(m)
+        await change.prepare()
+        with monkeypatch.context() as patch:
+            patch.setattr(Reconfigurations, "_confirmed_epoch", says_nothing)
+            await change.commit()
+            await change.tell(1, 2, 3, 4, 5)
+            await until_all(m, change.new, status="normal", epoch=1)
+            await trio.sleep(10 * COMPARE)
+            await until_all(m, change.old, epoch=1)
+        await until_gone(m[2], change.old[0])
+
+
 async def test_more_replicas_than_can_be_are_not_kept() -> None:
     node = NodeId.parse("n1@n1:5000")
     group = Group("ns", bytes(16), 0, tuple(Pid(f"r{n}", NodeId.parse("n2@n2:5000"), "ns") for n in range(3)))
@@ -235,32 +277,38 @@ async def test_learners_that_lost_their_memory_before_they_were_members_can_form
 async def test_who_is_wanted_again_while_it_is_stopped_is_started_after_that(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    stopping = trio.Event()
+    stopping, stopped = trio.Event(), trio.Event()
     stop = Node.stop
 
     async def slow(self: Node, pid: Pid) -> None:
         stopping.set()
-        await trio.sleep(3)
+        await trio.sleep(1)
         await stop(self, pid)
+        stopped.set()
 
     async with open_machines(4) as m:
         await m[1].ask(m.request())
         group = await group_of(m, 1)
         other = (*group.replicas[:2], m.cluster[4].pid("r4", "ns"))
+        again = group.replicas[2]
         with monkeypatch.context() as patch:
             patch.setattr(Node, "stop", slow)
             assert isinstance(await m[1].ask(Reconfigure("ns", 0, other)), Namespace)
             await stopping.wait()
-            assert isinstance(await m[1].ask(Reconfigure("ns", 1, group.replicas)), Namespace)
+            assert await m[1].node.ask(m[3].manager, Learn(await group_of(m, 1), again)) == Started()
+            assert stopped.is_set()
+        await until_all(m, (again,), status="learning")
+        assert isinstance(await m[1].ask(Reconfigure("ns", 1, group.replicas)), Namespace)
         await until_all(m, group.replicas, status="normal", epoch=2)
 
 
+@pytest.mark.parametrize("announced", [True, False])
 async def test_who_is_wanted_again_since_it_was_found_to_be_needless_is_not_stopped(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, announced: bool
 ) -> None:
-    confirmed = Reconfigurations._confirmed_epoch
+    confirmed, stop = Reconfigurations._confirmed_epoch, Node.stop
+    changed_back = trio.Event()
     stopped: list[Pid] = []
-    stop = Node.stop
 
     async def noted(self: Node, pid: Pid) -> None:
         stopped.append(pid)
@@ -275,14 +323,17 @@ async def test_who_is_wanted_again_since_it_was_found_to_be_needless_is_not_stop
             epoch = await confirmed(self, asked, mailbox)
             if asked.epoch == 1 and not changed_back.is_set():
                 changed_back.set()
-                assert isinstance(await m[1].ask(Reconfigure("ns", 1, group.replicas)), Namespace)
+                if announced:
+                    assert isinstance(await m[1].ask(Reconfigure("ns", 1, group.replicas)), Namespace)
+                else:
+                    await m[1].node.ask(other[0], vr.messages.Reconfigure(1, group.replicas))
+                    await until(lambda: m[3].directory.registry.get("ns")[0].epoch == 2)
             return epoch
 
-        changed_back = trio.Event()
         monkeypatch.setattr(Node, "stop", noted)
         monkeypatch.setattr(Reconfigurations, "_confirmed_epoch", late)
         assert isinstance(await m[1].ask(Reconfigure("ns", 0, other)), Namespace)
         await changed_back.wait()
         await until_all(m, group.replicas, status="normal", epoch=2)
         await until_gone(m[4], other[2])
-        assert group.replicas[2] not in stopped
+        assert stopped == [other[2]]
