@@ -149,9 +149,10 @@ def test_files(tmp_path: Path) -> None:
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     path = tmp_path / "haret.toml"
     tls = '[tls]\ncertificate = "c.pem"\nkey = "/k.pem"\nauthority = "a.pem"'
-    path.write_text(GOOD + f'data_dir = "data"\nsecret_file = "/etc/secret"\n{tls}')
+    path.write_text(GOOD + f'data_dir = "data"\nrecorder_dir = "flights"\nsecret_file = "/etc/secret"\n{tls}')
     config = load_config(path)
     assert (config.data_dir, config.secret_file) == (str(tmp_path / "data"), "/etc/secret")
+    assert config.recorder_dir == str(tmp_path / "flights")
     assert config.tls == Tls(str(tmp_path / "c.pem"), "/k.pem", str(tmp_path / "a.pem"))
     assert dict(config.settings())["tls.key"] == "/k.pem"
 
