@@ -8,6 +8,7 @@ import pytest
 
 from haret.simulation import Group, InvariantBroken
 from haret.simulation.invariants import _Piece
+from haret.vr import Configuration
 from haret.vr.messages import (
     Commit,
     DoViewChange,
@@ -83,8 +84,9 @@ def swapped(log, op):
 
 
 def extended(ctx, entry):
-    """Put one entry more into the log."""
+    """Put one entry more into the log, and on the disk."""
     ctx.log.extend(ctx.log.op + 1, [entry])
+    ctx.durable_op = ctx.log.op
 
 
 def test_1_replicas_that_disagree_on_an_op(world):
@@ -221,14 +223,35 @@ def test_6_commit_without_a_quorum(world):
         world.step(0)
 
 
-def test_6_copy_of_one_that_crashed_counts(world):
+def acknowledged(world):
+    """Op by op 0 and 1 hold it, and 1 has acknowledged it and crashed; nobody has heard that yet."""
     ctx = world[0]
     extended(ctx, Request(1, 9999, 1, b"x"))
     extended(world[1], Request(1, 9999, 1, b"x"))
     world.sends(1, PrepareOK(0, 0, ctx.log.op))
     world.simulation.crash(world.group.replicas[1])
-    ctx.commit += 1
+    return PrepareOK(0, 0, ctx.log.op)
+
+
+def test_6_copy_of_one_that_crashed_counts(world):
+    world.hears(0, acknowledged(world), 1)
+    world[0].commit += 1
     world.step(0)
+
+
+def test_6_acknowledgement_that_was_held_back_and_lost_does_not_count(world):
+    acknowledged(world)
+    world[0].commit += 1
+    with breaks(6):
+        world.step(0)
+
+
+def test_6_copy_that_is_not_on_the_disk_does_not_count(world):
+    world.hears(0, acknowledged(world), 1)
+    world[0].commit += 1
+    world[0].durable_op -= 1
+    with breaks(6):
+        world.step(0)
 
 
 def test_7_view_that_begins_without_a_committed_op(world):
@@ -274,6 +297,15 @@ def test_9_vote_that_hides_what_was_acknowledged(world):
         world.sends(1, DoViewChange(0, 1, 0, world[1].log.op - 1, 0))
 
 
+def test_9_holds_over_incarnations(world):
+    op = world[1].log.op
+    world.hears(0, PrepareOK(0, 0, op), 1)
+    world.simulation.crash(world.group.replicas[1])
+    world.simulation.restart(world.group.replicas[1])
+    with breaks(9):
+        world.sends(1, DoViewChange(0, 1, 0, op - 1, 0, world[1].incarnation))
+
+
 def test_9_acknowledgement_of_what_is_not_there(world):
     with breaks(9):
         world.sends(1, PrepareOK(0, 0, world[1].log.op + 1))
@@ -306,17 +338,95 @@ def test_10_recovering_replica_says_anything(world, kind):
         world.sends(1, DoViewChange(0, 1, 0, world[1].log.op, 0) if kind is DoViewChange else PrepareOK(0, 0, 0))
 
 
-def test_13_epoch_that_ends_twice(world):
-    pids = world.group.replicas
-    world.group.invariants._quorum = dict.fromkeys(range(3), 0)
+def test_10_replica_that_never_recovered_takes_part(world):
+    pid = world.group.replicas[1]
+    journal = world.simulation._slots[pid].journal
+    good = journal.records
+    journal.records, journal.snapshot = [], None
+    world.simulation.crash(pid)
+    world.simulation.restart(pid)
+    assert world.simulation.process(pid).status == "recovering"
+    world.simulation.crash(pid)
+    journal.records = good[:1]
+    with breaks(10):
+        world.simulation.restart(pid)
+
+
+def ends(world, i, epoch=0):
+    """Replica i executes the last entry of an epoch."""
+    ctx = world[i]
+    ctx.view = ctx.last_normal_view = 0
+    extended(ctx, Reconfiguration(epoch, world.group.replicas))
+    ctx.commit += 1
+    ctx._begin_epoch(Configuration(epoch + 1, world.group.replicas))
+    ctx.epoch_start = ctx.commit
+
+
+@pytest.fixture
+def lax(world):
+    """Copies are not counted."""
+    world.group.invariants._quorum = dict.fromkeys(range(4), 0)
+    return world
+
+
+def test_13_epoch_that_ends_twice(lax):
     for i in (0, 1):
-        extended(world[i], Reconfiguration(0, pids))
-        world[i].commit += 1
-    world.step(0)
-    world.step(1)
-    extended(world[0], Reconfiguration(0, pids))
-    world[0].commit += 1
+        ends(lax, i)
+        lax.step(i)
+    extended(lax[0], Reconfiguration(0, lax.group.replicas))
+    lax[0].commit += 1
     with breaks(13):
+        lax.step(0)
+
+
+def test_13_epoch_that_goes_on_after_its_last_entry(lax):
+    extended(lax[0], Reconfiguration(0, lax.group.replicas))
+    lax[0].commit += 1
+    with breaks(13):
+        lax.step(0)
+
+
+def test_13_epoch_that_begins_elsewhere(lax):
+    ends(lax, 0)
+    lax[0].epoch_start -= 1
+    with breaks(13):
+        lax.step(0)
+
+
+@pytest.mark.parametrize("begun", [1, 2])
+def test_13_replica_that_stops_before_the_others_have_begun(lax, begun):
+    for i in range(begun + 1):
+        ends(lax, i)
+    replica = lax.simulation.process(lax.group.replicas[begun])
+    for status in ("leaving", "learning"):
+        for i in range(begun):
+            lax.step(i)
+        replica._state = type("Odd", (), {"status": status})()
+        if status == "learning" and begun < 2:
+            with breaks(13):
+                lax.step(begun)
+        else:
+            lax.step(begun)
+
+
+def test_13_last_entry_of_an_epoch_is_committed_in_a_view_of_that_epoch(lax):
+    """Who executes it is in view 0 of the next epoch then, but a view before that one may begin without it."""
+    began = lax.group.invariants._begun[0, 3] = _Piece(lax[0].log, lax[0].log.op)
+    for view in (3, 0):
+        lax[0].view = lax[0].last_normal_view = view
+        if view == 0:
+            ends(lax, 0)
+        lax.step(0)
+    lax.sends(1, StartView(0, 2, 0, began.op, 0))
+
+
+def test_17_log_that_is_never_cut_off(world):
+    ctx = world[0]
+    ctx.settings = replace(ctx.settings, checkpoint_ops=1, checkpoint_step=1)
+    extended(ctx, Request(1, 9999, 1, b"x"))
+    world.hears(0, PrepareOK(0, 0, ctx.log.op), 1)
+    ctx.commit += 1
+    with breaks(17):
         world.step(0)
 
 

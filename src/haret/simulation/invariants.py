@@ -6,15 +6,18 @@
      3 single apply   each replica applies operations in the order of their ops, each once
      4 views          a replica's numbers never decrease, and the log it has in a view is the one the view began with
      5 one primary    all that is said of a view's beginning agrees; one op of a view has one entry
-     6 durability     what is committed is held by a quorum, or was acknowledged in its view by those that crashed since
+     6 durability     what is committed is on the disks of a quorum, in its view: an acknowledgement that was heard says so
      7 completeness   a view begins with all that was committed in earlier views
      8 fence          a replica that voted for a view takes no part in earlier ones, whatever it remembers of itself
      9 truth          a vote covers all that the voter acknowledged in the view of its log
-    10 silence        only normal replicas speak for a view; recovering ones say nothing
+    10 silence        only normal replicas speak for a view; recovering ones say nothing, and whoever was started without its
+                      memory recovers before it takes part, however often it is started again
     11 exactly once   an operation is executed once, and all replies to a request are equal
     12 linearizable   executed in one order that agrees with real time; every reply is what that order gives, reads included
-    13 epochs         nothing is committed in an epoch after its last entry; each epoch begins with all before it
+    13 epochs         nothing is committed in an epoch after its last entry; each epoch begins with all before it; who leaves
+                      stops only when a quorum of the next members has begun
     16 stamps         each message between replicas carries the incarnation that sent it
+    17 bounds         the log is cut off in time; that groups converge is the scenario's to say
 
 A view here is a pair, (epoch, view), because the views of each epoch begin at 0.
 
@@ -118,8 +121,8 @@ class _Piece:
         return self.op == other.op and mine == theirs
 
 
-HEARD = frozenset({DoViewChange, StartView, Prepare, Commit, NewState, ConfirmView, RecoveryResponse})
-"""What tells that somebody voted, or that a view has begun."""
+HEARD = frozenset({DoViewChange, StartView, Prepare, PrepareOK, Commit, NewState, ConfirmView, RecoveryResponse})
+"""What tells that somebody voted or acknowledged, or that a view has begun."""
 
 
 class ReplicaInvariants:
@@ -135,10 +138,13 @@ class ReplicaInvariants:
         self._prepared: dict[int, dict[View, Entry]] = {}  # op -> view -> entry
         self._begun: dict[View, _Piece] = {(0, 0): _Piece(Log(), 0)}  # view -> the log that it began with
         self._claims: dict[tuple[View, Pid, int], _Piece] = {}  # the same, of a primary that nobody has heard yet
-        self._acked: dict[str, dict[View, int]] = {}  # by replica: view -> highest op ever acknowledged in it
+        # By replica: view -> highest op that it was ever heard to acknowledge in it, in whichever incarnation.
+        self._acked: dict[Pid, dict[View, int]] = {}
         # The latest view voted for, over all incarnations, as far as the vote was heard: the promise counts from then on.
         self._voted: dict[Pid, View] = {}
         self._wiped: dict[Pid, int] = {}  # the first incarnation that knew nothing of earlier promises
+        self._forgot: set[Pid] = set()  # started without their memory, and have not recovered since
+        self._begun_epochs: dict[Pid, int] = {}  # the latest epoch that each took part in
         self._last: dict[str, _Last] = {}
         self._replicas: dict[str, Replica] = {}
         self._said: Any = None  # the Prepare or StartView that was checked last: it is broadcast
@@ -164,8 +170,8 @@ class ReplicaInvariants:
         status = replica.status
         if step.event == "start":
             last = self._last[step.name] = _Last()
-            self._acked.setdefault(step.name, {})
             self._replicas[step.name] = replica
+            self._memory(step, status)
             last.commit, last.applied = ctx.commit, len(getattr(ctx.machine, "history", ()))
             if status == "recovering" and ctx.view == 0:
                 # Its disk is gone, and with it what it promised. The others see to it that the old promises hold.
@@ -187,6 +193,7 @@ class ReplicaInvariants:
             if last.status == status == "recovering" and kind in PEER_MESSAGES and message.epoch == ctx.epoch:
                 _broken(10, f"{step.name} is recovering and sends {message} to {to}")
         view, normal = (ctx.epoch, ctx.view), (ctx.epoch, ctx.last_normal_view)
+        before, status_before = last.view, last.status
         if view != last.view or normal != last.last_normal_view or status != last.status:
             self._view_changed(step.name, replica, last)
         commit, log = ctx.commit, ctx.log
@@ -194,10 +201,39 @@ class ReplicaInvariants:
         if not log.start <= image <= commit <= log.op:
             _broken(2, f"{step.name} has log start {log.start}, image {image}, commit {commit}, op {log.op}")
         if commit != last.commit:
-            self._commit_moved(step.name, replica, last)
+            self._commit_moved(step.name, replica, last, before)
+        if status != status_before or ctx.epoch != before[0]:
+            self._part_changed(step.name, replica, status_before)
+
+    def _memory(self, step: Step, status: str) -> None:
+        """A replica starts: does it know whether it remembers?"""
+        if status == "recovering":
+            self._forgot.add(step.pid)
+        elif step.pid in self._forgot and status in {"normal", "view-change"}:
+            _broken(10, f"{step.name} lost its memory, did not recover, and is {status} when it is started again")
+
+    def _part_changed(self, name: str, replica: Replica, before: str) -> None:
+        """A replica begins to take part, perhaps in another epoch, or does so no more."""
+        ctx, status = replica.context, replica.status
+        if status in {"normal", "view-change"}:
+            self._forgot.discard(ctx.pid)
+            self._begun_epochs[ctx.pid] = ctx.epoch
+            if ctx.epoch and ctx.epoch_start != self._ends.get(ctx.epoch - 1):
+                ended = self._ends.get(ctx.epoch - 1)
+                _broken(
+                    13, f"{name} begins epoch {ctx.epoch} after op {ctx.epoch_start}; the one before ended at {ended}"
+                )
+        elif (before, status) == ("leaving", "learning"):
+            begun = sum(self._begun_epochs.get(pid, 0) >= ctx.epoch for pid in ctx.configuration.replicas)
+            if begun < ctx.quorum:
+                _broken(13, f"{name} stops, and {begun} members of epoch {ctx.epoch} have begun it")
 
     def _hear(self, message: Any, sender: Pid) -> None:
         view = (message.epoch, message.view)
+        if type(message) is PrepareOK:
+            acked = self._acked.setdefault(sender, {})
+            acked[view] = max(message.op, acked.get(view, 0))
+            return
         if type(message) is DoViewChange:
             if message.incarnation >= self._wiped.get(sender, 0):
                 self._voted[sender] = max(view, self._voted.get(sender, (0, 0)))
@@ -242,7 +278,8 @@ class ReplicaInvariants:
                 _broken(4, f"{name} has not the log that view {normal} began with")
         last.view, last.last_normal_view, last.status = view, normal, status
 
-    def _commit_moved(self, name: str, replica: Replica, last: _Last) -> None:
+    def _commit_moved(self, name: str, replica: Replica, last: _Last, view: View) -> None:
+        """`view`: the replica's before the step."""
         ctx = replica.context
         before, commit = last.commit, ctx.commit
         if commit < before:
@@ -253,14 +290,19 @@ class ReplicaInvariants:
             if commit == 0:
                 return
             before = 0
-        self._cut_off_at_once(ctx)
+        settings = ctx.settings
+        if commit - ctx.log.start >= 2 * (settings.checkpoint_ops + settings.checkpoint_step):
+            _broken(
+                17, f"{name} has not cut off its log, which begins at op {ctx.log.start}; it has committed {commit}"
+            )
+        self._cut_off_at_once(ctx, view)
         before = max(before, ctx.log.start)
         entries = ctx.log.slice(before, commit)
         known = self.committed[before:commit]
         if entries[: len(known)] != known:
             _broken(1, f"{name} disagrees about an op between {before + 1} and {commit}")
         if len(known) < len(entries):
-            self._new_committed(entries[len(known) :], ctx)
+            self._new_committed(entries[len(known) :], ctx, view)
         if commit > len(self.committed):
             _broken(1, f"{name} has an image of op {commit}, which nobody committed")
         state = ctx.machine.digest() + ctx.clients.digest()
@@ -269,7 +311,7 @@ class ReplicaInvariants:
         self._applied(name, ctx.machine, last)
         last.commit = commit
 
-    def _cut_off_at_once(self, ctx: Any) -> None:
+    def _cut_off_at_once(self, ctx: Any, before: View) -> None:
         """Entries may be committed and cut off in one step; then they are what was prepared last."""
         view = (ctx.epoch, ctx.view)
         while len(self.committed) < ctx.log.start:
@@ -277,14 +319,16 @@ class ReplicaInvariants:
             views = [one for one in prepared if one <= view]
             if not views:
                 return
-            self._new_committed([prepared[max(views)]], ctx)
+            self._new_committed([prepared[max(views)]], ctx, before)
 
-    def _new_committed(self, entries: list[Entry], ctx: Any) -> None:
-        # Executing the last entry of an epoch begins the next one; it was committed in a view of its own.
+    def _new_committed(self, entries: list[Entry], ctx: Any, before: View) -> None:
         last = entries[-1]
         ended = any(isinstance(entry, Reconfiguration) for entry in entries)
         epoch = len(self._ends)
         view = (epoch, ctx.view if ctx.epoch == epoch else 0)
+        if before[0] == epoch:
+            # Executing the last entry of an epoch begins the next one, in view 0; the entry was committed before that.
+            view = max(view, before)
         for entry in entries:
             op = len(self.committed) + 1
             if isinstance(entry, Reconfiguration) and entry.epoch != len(self._ends):
@@ -295,6 +339,8 @@ class ReplicaInvariants:
                 self._ends[entry.epoch] = op
                 size = len(entry.replicas)
                 self._quorum[entry.epoch + 1] = size - (size - 1) // 2
+        if len(self._ends) > ctx.epoch:
+            _broken(13, f"{ctx.pid.name} executed the last entry of epoch {ctx.epoch}, and is still in it")
         if not ended:
             self._durable(len(self.committed), last, view)
 
@@ -307,19 +353,18 @@ class ReplicaInvariants:
             last.applied = len(history)
 
     def _durable(self, op: int, entry: Entry, view: View) -> None:
-        holders = 0
-        for name, acked in self._acked.items():
-            replica = self._replicas.get(name)
-            ctx = None if replica is None else replica.context
-            # Whoever acknowledged the op and lost its memory since is one of the losses that the group can bear.
-            holders += acked.get(view, 0) >= op or (
-                ctx is not None
-                and (ctx.epoch, ctx.last_normal_view) >= view
-                and ctx.log.op >= op
-                and (ctx.log.start >= op or ctx.log.slice(op - 1, op)[0] == entry)
-            )
-        if holders < self._quorum[view[0]]:
-            _broken(6, f"op {op} was committed in view {view} with {holders} copies")
+        # An acknowledgement leaves when it is durable; and whoever lost its memory since is one of the losses that the
+        # group can bear. The one that commits knows what of its own log is durable.
+        holders = {pid for pid, acked in self._acked.items() if acked.get(view, 0) >= op}
+        for replica in self._replicas.values():
+            ctx = replica.context
+            durable = ctx.durable_op if ctx.durable else ctx.log.op
+            if (ctx.epoch, ctx.last_normal_view) < view or durable < op:
+                continue
+            if ctx.log.start >= op or ctx.log.slice(op - 1, op)[0] == entry:
+                holders.add(ctx.pid)
+        if len(holders) < self._quorum[view[0]]:
+            _broken(6, f"op {op} was committed in view {view} with {len(holders)} durable copies")
 
     # --- What was sent ---
 
@@ -350,13 +395,14 @@ class ReplicaInvariants:
             _broken(9, f"{step.name} acknowledges op {message.op} and has {replica.context.log.op}")
         # (That it leaves only when it is durable, the simulated journal sees to.)
         view = (message.epoch, message.view)
-        for acked in (last.acked, self._acked[step.name]):
-            acked[view] = max(message.op, acked.get(view, 0))
+        last.acked[view] = max(message.op, last.acked.get(view, 0))
 
     def _vote(self, step: Step, replica: Replica, last: _Last, message: DoViewChange) -> None:
         view = (message.epoch, message.view)
         last.voted = max(view, last.voted)
-        acked = last.acked.get((message.epoch, message.last_normal_view), 0)
+        normal = (message.epoch, message.last_normal_view)
+        # What an earlier incarnation acknowledged counts, too: if its log was lost, the one that it recovered has it.
+        acked = max(last.acked.get(normal, 0), self._acked.get(step.pid, {}).get(normal, 0))
         if message.op < acked:
             _broken(9, f"{step.name} votes with op {message.op} and acknowledged {acked} in that view")
 
