@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -73,7 +73,17 @@ class RequestLimits:
 class ConnectionOutput:
     """What a handler wants done, as data. A test makes its own and looks at the attributes."""
 
-    __slots__ = ("_max_requests", "_next", "backlog", "close_reason", "envelopes", "pending", "refused", "replies")
+    __slots__ = (
+        "_max_requests",
+        "_next",
+        "backlog",
+        "close_reason",
+        "envelopes",
+        "pending",
+        "refused",
+        "replies",
+        "topic",
+    )
 
     def __init__(self, max_requests: int = 1024) -> None:
         self.replies: list[Any] = []
@@ -89,6 +99,8 @@ class ConnectionOutput:
         peer is cut off beyond `RequestLimits.max_reply_bytes`, also one that reads, if it may ask for that much at once."""
         self.close_reason: str | None = None
         """Set once the connection shall end."""
+        self.topic: Hashable = None
+        """What this connection follows; see `follow`."""
         self._next = 0
         self._max_requests = max_requests
 
@@ -114,6 +126,12 @@ class ConnectionOutput:
         contexts = list(self.pending.values())
         self.pending.clear()
         return contexts
+
+    def follow(self, topic: Hashable) -> None:
+        """From now on, of the messages to `ConnectionHandler.notified` that have an attribute `topic`, those with this one
+        are for this connection. It follows one topic at a time, at first none.
+        """
+        self.topic = topic
 
     def close(self, reason: str) -> None:
         """End the connection after what was replied so far. The peer is told why."""
@@ -141,7 +159,10 @@ class ConnectionHandler:
         """
 
     def notified(self, message: Any, sender: Pid, output: ConnectionOutput) -> None:
-        """An actor sent a message to the server that answers nothing. Every connection gets it."""
+        """An actor sent a message to the server that answers nothing.
+
+        Every connection gets it; if it has an attribute `topic`, those that follow that (`ConnectionOutput.follow`).
+        """
 
     def closed(self, output: ConnectionOutput) -> None:
         """The connection is gone. Only `output.send` still has an effect."""
@@ -155,6 +176,7 @@ class _Peer:
         self.handler = handler
         self.connection = connection
         self.output = ConnectionOutput(max_requests)
+        self.topic: Hashable = None  # under which it is found among the followers
         self.deadlines: deque[tuple[float, int]] = deque()  # when which request fails; may hold answered ones
         self.outgoing: deque[bytes] = deque()
         self.wake = trio.Event()
@@ -188,6 +210,7 @@ class WebsocketService(Service):
         self._limits = limits or RequestLimits()
         self._transport_limits = transport_limits or ServerLimits()
         self._peers: dict[int, _Peer] = {}
+        self._followers: dict[Hashable, dict[_Peer, None]] = {}  # by topic
         self._numbers = 0
         self._counts: Counter[str] = Counter()
         self._mailbox: Mailbox
@@ -247,6 +270,7 @@ class WebsocketService(Service):
             peer.output.forget_requests()
             peer.output.envelopes.clear()
             self._guarded(peer, peer.handler.closed)
+            self._follow(peer, None)
 
     async def _read(self, peer: _Peer) -> None:
         connection, output = peer.connection, peer.output
@@ -327,6 +351,8 @@ class WebsocketService(Service):
 
     def _carry_out(self, peer: _Peer) -> None:
         output = peer.output
+        if output.topic != peer.topic:
+            self._follow(peer, output.topic)
         if output.envelopes:
             self._send_envelopes(peer)
         if output.refused:
@@ -347,6 +373,16 @@ class WebsocketService(Service):
                 self._cut_off(peer)
         if output.close_reason is not None:
             self._end(peer)
+
+    def _follow(self, peer: _Peer, topic: Hashable) -> None:
+        followers = self._followers.get(peer.topic)
+        if followers is not None:
+            del followers[peer]
+            if not followers:
+                del self._followers[peer.topic]
+        peer.topic = peer.output.topic = topic
+        if topic is not None:
+            self._followers.setdefault(topic, {})[peer] = None
 
     def _cut_off(self, peer: _Peer) -> None:
         # Its task ends later than this, and until then nothing more may be piled up for it.
@@ -431,7 +467,9 @@ class WebsocketService(Service):
             with suppress(ActorDown, trio.WouldBlock):
                 self._mailbox.send_nowait(sender, self.metrics(), cid)
             return
-        for peer in list(self._peers.values()):
+        # A message for each of many topics, and as many connections: all of it to all of them would take for ever.
+        topic = getattr(message, "topic", None)
+        for peer in list(self._peers.values() if topic is None else self._followers.get(topic, ())):
             self._guarded(peer, partial(peer.handler.notified, message, sender))
 
     def metrics(self) -> Metrics:

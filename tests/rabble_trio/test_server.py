@@ -49,6 +49,12 @@ class Big:
     bytes: int
 
 
+@message(tag="test.server.news")
+class News:
+    topic: str
+    text: str
+
+
 class Oracle(Process):
     """Answers a question with its text; "silence" not at all, "twice" two times."""
 
@@ -77,6 +83,9 @@ class Handler(ConnectionHandler):
 
     def received(self, message: Any, output: ConnectionOutput) -> None:
         match message:
+            case News(topic=topic):
+                output.follow(topic)
+                output.reply(Say(f"following {topic}"))
             case Say(text="boom"):
                 raise RuntimeError("a defect of the handler")
             case Say(text="bye"):
@@ -268,6 +277,33 @@ async def test_what_answers_no_request_reaches_every_connection() -> None:
         await w.node.send(w.pid, Say("news"))
         assert await one.receive() == Say("news")
         assert await other.receive() == Say("news")
+
+
+async def test_news_of_a_topic_reach_those_who_follow_it() -> None:
+    async with world() as w, w.client() as one, w.client() as two, w.client() as three:
+        await one.ask(News("a", "please"))
+        await two.ask(News("b", "please"))
+        await three.ask(Say("here"))
+        for topic in ("b", "a", "b"):
+            await w.node.send(w.pid, News(topic, "for some"))
+        await w.node.send(w.pid, Say("for all"))
+        assert [await one.receive(), await one.receive()] == [News("a", "for some"), Say("for all")]
+        assert [await two.receive() for _ in range(3)] == [News("b", "for some"), News("b", "for some"), Say("for all")]
+        assert await three.receive() == Say("for all")
+
+
+async def test_a_connection_follows_one_topic_as_long_as_it_lives() -> None:
+    async with world() as w, w.client() as one:
+        async with w.client() as two:
+            await two.ask(News("a", "please"))
+        await one.ask(News("a", "please"))
+        await one.ask(News("b", "please"))
+        await w.node.send(w.pid, News("a", "late"))
+        await w.node.send(w.pid, News("b", "for some"))
+        assert await one.receive() == News("b", "for some")
+        while w.closed != ["closed"]:
+            await trio.testing.wait_all_tasks_blocked()
+        assert list(w.service._followers) == ["b"]
 
 
 async def test_a_mute_connection_is_closed() -> None:

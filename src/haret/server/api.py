@@ -135,6 +135,8 @@ class ApiConnection(GreetedConnection):
         self._entry = self._directory.get(namespace)
         if self._entry is None:
             output.reply(UnknownNamespace(namespace))
+        else:
+            output.follow(namespace)
         return self._entry
 
     def _look_up(self, entry: Entry) -> None:

@@ -31,6 +31,11 @@ class PrimaryChanged:
     primary: Pid | None
     """None while there is none."""
 
+    @property
+    def topic(self) -> str:
+        """Only connections to the namespace are told: see `rabble_trio.ConnectionOutput.follow`."""
+        return self.namespace
+
 
 class Entry:
     """One namespace."""

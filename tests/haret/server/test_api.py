@@ -247,6 +247,7 @@ def test_entering_without_a_primary_waits_for_one() -> None:
 
 def test_other_namespaces_are_no_news() -> None:
     driver = Driver().enter()
+    assert driver.output.topic == PrimaryChanged("ns", None).topic != PrimaryChanged("other", None).topic
     driver.receive(Submit(1, 1, PUT))
     driver.connection.notified(PrimaryChanged("other", None), R1, driver.output)
     assert driver.replies() == []
