@@ -6,14 +6,14 @@ The first argument of each is an `AdminSession`.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from haret import protocol
-from haret.errors import Unanswered, Unavailable, UnknownActor, UnknownNamespace
-from rabble_trio import Pid
+from haret.errors import BadRequest, NotEnoughReplicas, Unanswered, UnknownActor, UnknownNamespace
+from rabble_trio import NodeId, Pid
 
 from .command import Argument, Command, Option, Table
 from .output import Answer
@@ -124,9 +124,10 @@ async def _reconfigure(session: AdminSession, arguments: Namespace) -> Answer:
     if arguments.name not in known:
         raise UnknownNamespace(arguments.name)
     before = known[arguments.name]
-    texts = [pid for part in arguments.pids for pid in part.split(",") if pid]
-    parsed = [Pid.parse(text) for text in texts]
-    after = sorted(Pid(pid.name, pid.node, before.name) for pid in parsed)
+    after = _members([pid for part in arguments.pids for pid in part.split(",") if pid], before.name)
+    strangers = _on_other_nodes(after, (await admin.cluster_status()).members)
+    if strangers:
+        raise BadRequest(f"{', '.join(strangers)}: not on a member of this cluster, see `cluster status`")
     new = [pid for pid in after if pid not in before.replicas]
     gone = [pid for pid in before.replicas if pid not in after]
     quorum = len(after) - (len(after) - 1) // 2
@@ -143,9 +144,14 @@ async def _reconfigure(session: AdminSession, arguments: Namespace) -> Answer:
         "removed": gone,
         "done": False,
     }
-    if not arguments.yes:
+    if not new and not gone:
+        # Whoever asked for it before, and did not live to see it done, may ask again.
+        plan = [f"{before.name} is in epoch {before.epoch}, and these are its members"]
+        changed = before
+    elif not arguments.yes:
         return Answer(data, rows=[(line,) for line in plan], note="nothing was done: --yes carries it out")
-    changed = await admin.reconfigure(before.name, after, epoch=before.epoch)
+    else:
+        changed = await admin.reconfigure(before.name, after, epoch=before.epoch)
     if arguments.wait:
         await _until_all_take_part(admin, changed)
     rows = [*plan, f"done: epoch {changed.epoch}" + (", and all members take part" if arguments.wait else "")]
@@ -156,12 +162,32 @@ async def _reconfigure(session: AdminSession, arguments: Namespace) -> Answer:
     )
 
 
+def _members(texts: list[str], name: str) -> list[Pid]:
+    """The members that a namespace shall have, sorted. Raises `BadRequest` or `NotEnoughReplicas` if they can't be."""
+    pids = [Pid.parse(text) for text in texts]
+    for pid in pids:
+        if pid.group not in {None, name}:
+            raise BadRequest(f"{pid} can't be a replica of {name}: write {pid.name}::{pid.node}")
+    after = sorted({Pid(pid.name, pid.node, name) for pid in pids})
+    if len(after) < len(pids):
+        raise BadRequest("a replica is named twice")
+    if len(after) < protocol.MIN_REPLICAS:
+        raise NotEnoughReplicas(len(after), protocol.MIN_REPLICAS)
+    if len(after) > protocol.MAX_REPLICAS:
+        raise BadRequest(f"a namespace has at most {protocol.MAX_REPLICAS} replicas, not {len(after)}")
+    return after
+
+
+def _on_other_nodes(pids: Iterable[Pid], members: Collection[NodeId]) -> list[str]:
+    return [str(pid) for pid in pids if pid.node not in members]
+
+
 async def _until_all_take_part(admin: Admin, namespace: protocol.Namespace) -> None:
     for pid in namespace.replicas:
         while True:
             try:
                 state = await admin.replica(pid)
-            except (Unanswered, Unavailable, UnknownActor):
+            except (Unanswered, UnknownActor):
                 state = None
             if state is not None and state.status == "normal" and state.epoch >= namespace.epoch:
                 break
@@ -169,8 +195,10 @@ async def _until_all_take_part(admin: Admin, namespace: protocol.Namespace) -> N
 
 
 async def _namespaces(session: AdminSession, arguments: Namespace) -> Answer:
-    namespaces = await (await session.admin()).namespaces()
+    admin = await session.admin()
+    namespaces, members = await admin.namespaces(), (await admin.cluster_status()).members
     notes = [_rivalry(one) for one in namespaces if one.rivals] + [_halt(one) for one in namespaces if one.stopped]
+    notes += [_stray(one, lost) for one in namespaces if (lost := _on_other_nodes(one.replicas, members))]
     return Answer(
         {"namespaces": [_describe(one) for one in namespaces]},
         headings=("NAMESPACE", "PRIMARY", "EPOCH", "VIEW", "DURABILITY", "REPLICAS"),
@@ -204,6 +232,13 @@ def _halt(namespace: protocol.Namespace) -> str:
     return (
         f"{namespace.name}: the state of {stopped} differs from that of the others, so it stopped, and counts as down; see "
         "the log of its node"
+    )
+
+
+def _stray(namespace: protocol.Namespace, pids: list[str]) -> str:
+    return (
+        f"{namespace.name}: the node of {', '.join(pids)} is no member of this cluster, so it counts as down: "
+        "`vr reconfigure` replaces it"
     )
 
 

@@ -8,11 +8,14 @@ import pty
 import select
 import signal
 import socket
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import trio
 
+import haret
 from haret.cli.admin import ADMIN
 from haret.cli.prompt import SHELL, next_words
 
@@ -180,7 +183,12 @@ def test_wrong_questions(admin: Run, place: Any) -> None:
         (f"vr replica demo::r9::{place.node}", 3, "does not run here"),
         ("vr replica nonsense", 2, "is not a pid"),
         (f"vr reconfigure nowhere {two}", 3, "there is no namespace"),
-        (f"vr reconfigure demo {two} --yes", 2, "at least 3"),
+        (f"vr reconfigure demo {two}", 2, "at least 3"),
+        (f"vr reconfigure demo {two},{two}", 2, "named twice"),
+        (f"vr reconfigure demo {two},r3::elsewhere@127.0.0.1:1", 2, "not on a member of this cluster"),
+        (f"vr reconfigure demo {two},other::r3::{place.node}", 2, "can't be a replica of demo: write r3::"),
+        (f"vr reconfigure demo {two},nonsense", 2, "is not a pid"),
+        (f"vr reconfigure demo {','.join(f'x{number}::{place.node}' for number in range(10))}", 2, "at most 9"),
         ("vr primary nowhere", 3, "there is no namespace"),
         (f"vr crash demo::r9::{place.node}", 3, "does not run here"),
         (f"vr crash rabble::executor::{place.node}", 3, "does not run here"),
@@ -207,6 +215,33 @@ def test_members_are_replaced_after_a_look_at_the_plan(admin: Run, place: Any) -
     done = admin(f"vr reconfigure moving {after} --yes --wait")
     assert (done.code, done.out.splitlines()[-1]) == (0, b"done: epoch 1, and all members take part")
     assert b"epoch\t1\n" in admin(f"vr replica moving::r4::{place.node}").out
+    # Who asked for it, and was killed before it was done, asks again.
+    again = admin(f"vr reconfigure moving {after} --yes --wait")
+    assert (again.code, again.out.splitlines()[-1]) == (0, b"done: epoch 1, and all members take part")
+    assert b"these are its members" in again.out
+
+
+async def test_members_on_nodes_that_left_are_told() -> None:
+    def config(name: str) -> haret.ServerConfig:
+        return haret.ServerConfig(name, *3 * ["127.0.0.1:0"])
+
+    class Session:
+        async def admin(self) -> haret.Admin:
+            await trio.lowlevel.checkpoint()
+            return admin
+
+    async with (
+        haret.open_server(config("n1")) as one,
+        haret.open_server(config("n2")) as two,
+        haret.open_admin(one.admin_address) as admin,
+    ):
+        await admin.join(two.node.id)
+        await admin.create_namespace("demo", [f"r1::{one.node.id}", f"r2::{one.node.id}", f"r3::{two.node.id}"])
+        command = next(command for command in ADMIN.commands if command.words == ("vr", "namespaces"))
+        assert (await command.run(Session(), Namespace())).note == ""
+        await admin.leave(two.node.id)
+        answer = await command.run(Session(), Namespace())
+        assert f"demo: the node of demo::r3::{two.node.id} is no member of this cluster" in answer.note
 
 
 def test_crash(admin: Run, place: Any) -> None:
