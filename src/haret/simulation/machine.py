@@ -38,14 +38,23 @@ class LedgerLoader:
         self._ledger = ledger
         self._unpacker = msgpack.Unpacker(use_list=False)
         self._history: list[Done] = []
+        self._bytes = 0
 
     def feed(self, chunk: bytes) -> None:
         """Take some bytes. Raises `ValueError`."""
+        self._bytes += len(chunk)
         self._unpacker.feed(chunk)
-        self._history += self._unpacker
+        for done in self._unpacker:
+            match done:
+                case (int(), bytes(), bytes()):
+                    self._history.append(done)
+                case _:
+                    raise ValueError(f"a ledger consists of ops, operations and results, not of {done!r}")
 
     def finish(self) -> None:
-        """The ledger has that history now."""
+        """The ledger has that history now. Raises `ValueError`."""
+        if self._unpacker.tell() != self._bytes:
+            raise ValueError("the last entry of the ledger is not complete")
         self._ledger.become(self._history)
 
 
