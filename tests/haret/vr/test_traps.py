@@ -1,6 +1,7 @@
 """Schedules that break the protocol as published, or earlier implementations of it.
 
-T1 to T9 are numbered as in the collection of known traps; D numbers are the defects they come from. Primary of view v is
+T1 to T12 are numbered as in the collection of known traps (T2 is in test_restart.py, T10 in test_reads.py, T11 in
+test_reconfiguration.py); D numbers are the defects they come from. Primary of view v is
 replica v % K. "Held" messages are still in the network. Every step is also checked by conftest.Checker.
 """
 
@@ -10,6 +11,7 @@ from haret.vr.messages import (
     Commit,
     DoViewChange,
     GetState,
+    ImagePart,
     NewState,
     Prepare,
     PrepareOK,
@@ -111,6 +113,32 @@ def test_t3_a_log_that_came_by_state_transfer_counts_for_its_view(network, sessi
     assert network.log(0) == network.log(2) == [b"y"]
 
 
+@pytest.mark.parametrize("disk", ["is lost", "has the log"])
+def test_t4_what_was_recovered_is_not_applied_twice(network, session, disk):
+    """Section 4.3: the log that a replica recovers is executed from its commit number on, and not once more as primary."""
+    network.stop(2)
+    for number in range(1, 6):
+        network.request(0, session, number, b"push%d" % number)
+        network.settle()
+    if disk == "is lost":
+        network.crash(2)
+    else:
+        network.restart(2)
+    network.run(10)
+    network.assert_converged(0, 1, 2)
+
+    for leader in (0, 1):
+        network.isolate(leader)
+        network.run(20)
+        network.isolate(leader, heal=True)
+        network.run(10)
+    assert network.primaries() == [2]
+    assert network.applied(2) == [b"push%d" % number for number in range(1, 6)]
+    network.request(2, session, 6, b"push6")
+    network.settle()
+    assert [reply.result for reply in network.replies(6)] == [b"6. push6"]
+
+
 def test_t5_a_late_answer_changes_nothing(network, session):
     """Section 5.2: `NewState` counts only as the answer to the question under way (D5, D14)."""
     for number in (1, 2, 3):
@@ -209,13 +237,50 @@ def test_t6c_two_copies_of_a_request_in_one_batch(make_network):
     assert len(network.replies(7)) == 1
 
 
+def test_t7_a_laggard_behind_the_image_finishes_it_from_another_replica(make_network, monkeypatch):
+    """Sections 5.1 and 5.2: what it lacks was cut off, the view is another one, and who sent it half of the image dies."""
+    monkeypatch.setattr("haret.vr.image.ENOUGH", 256)
+    network = make_network(checkpoint_ops=100)
+    network.settle()
+    session = network.open()
+    for number in range(1, 10):
+        network.request(0, session, number)
+        network.settle()
+    assert (network.state(2).op, network.state(2).commit) == (10, 9)
+    network.isolate(2)
+    for number in range(10, 390):
+        network.request(0, session, number, lowest=max(1, number - 200))
+    network.settle()
+    network.restart(0)  # its view is over with it
+    network.run(5)
+    assert (network.state(0).view, network.state(1).view) == (1, 1)
+    assert network.state(0).log_start == network.state(1).log_start == 200
+
+    network.isolate(2, heal=True)
+    network.tick(1, 2)
+    network.deliver(Commit, to=2)
+    network.deliver(StartView, to=2)
+    for _ in range(5):
+        network.deliver(GetState, to=1)
+        network.deliver(ImagePart, to=2)
+    assert network.state(2).status == "state-transfer"
+    network.deliver(GetState, to=1)
+    assert [e.message.part for e in network.lose(ImagePart, to=2)] == [5]
+    network.stop(1)
+    network.tick(2, 3)
+    assert {e.message.part for e in network.find(GetState, to=0)} == {5}, "it goes on, and does not begin again"
+    network.run(60)
+    network.assert_converged(0, 2)
+    assert network.applied(2) == network.applied(0) == [b"x%d" % number for number in range(1, 390)]
+
+
 def test_t8_a_view_change_does_not_wait_for_a_state_transfer(network, session):
     """Section 5.2: a replica in state transfer votes, with its old log, when nobody is left to answer it (D17)."""
     # View 3 begins with R0 and R2, but R2 misses that, and R1 knows nothing of it.
     network.isolate(1)
     for view in (1, 2, 3):
-        network.tick(0, 20)
-        network.tick(2, 20)
+        network.tick(0, 80)  # longer than there is hope for a new primary that was heard
+        network.tick(2, 80)
         if view == 1:
             # A primary does not give itself up. It follows R2, which entered view 1 with R1 before it was cut off.
             wish = StartViewChange(0, 1, 1)
@@ -404,3 +469,23 @@ def test_slow_acknowledgements_and_a_replica_that_hears_nobody_do_not_add_up(net
     network.settle()
     assert len(network.replies(1)) == 1
     assert network.state(0).view == 0
+
+
+def test_t12_a_rotten_record_is_no_shorter_log(network, session):
+    """Whose journal is damaged may have acknowledged what is not there. It must not decide with one that never had it."""
+    network.request(0, session, 1)
+    network.lose(Prepare, to=2)
+    network.settle()
+    assert network.replies(1)
+    assert network.log(2) == []
+    network.stop_all()
+    network.crash(1)  # of a journal whose damage was noticed nothing is left
+    network.restart(2)
+    network.run(100)
+    assert network.primaries() == []
+    assert network.state(1).status == "recovering"
+
+    network.restart(0)
+    network.run(40)
+    network.assert_converged(0, 1, 2)
+    assert network.applied(0) == [b"x1"]
