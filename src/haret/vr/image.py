@@ -24,7 +24,7 @@ from typing import Any, Final
 from rabble_trio import Pid, decode, encode, message
 
 from .client_table import SessionImage
-from .configuration import Image, StateMachine
+from .configuration import Configuration, Image, StateMachine
 from .messages import IMAGE_PART
 
 _LENGTH: Final = struct.Struct(">I")
@@ -251,6 +251,7 @@ class ImageReader:
             case ImageHead():
                 if piece.op != self.op:
                     raise ValueError(f"this image is of op {piece.op}, not {self.op}")
+                Configuration(piece.epoch, piece.replicas)  # raises if there can be no such group
                 self._head = piece
             case ImageSession(number, client, lowest):
                 self._sessions.append((number, client, lowest, []))
@@ -265,6 +266,9 @@ class ImageReader:
             raise ValueError("the image is not complete")
         if self._sum.digest() != self._end:
             raise ValueError("the sum of the image is not that of its bytes: parts of it are missing, or not its own")
+        for place, name in enumerate(("number", "client")):
+            if len({session[place] for session in self._sessions}) < len(self._sessions):
+                raise ValueError(f"two sessions of the image have the same {name}")
         self._loader.finish()
         return self._head, tuple(
             (number, client, lowest, tuple(kept)) for number, client, lowest, kept in self._sessions
