@@ -1,4 +1,5 @@
-"""Random schedules: loss, duplication, reordering, partitions, silence, crashes of a minority, impatient clients.
+"""Random schedules: loss, duplication, reordering, partitions, silence, restarts of anybody with what was durable, disks
+that are lost by a minority, impatient clients.
 
 The invariants of the protocol are checked after every step (conftest.py). When the faults stop, the group must come
 together and answer everything. A seed decides everything, so a failure is repeated by its seed.
@@ -49,6 +50,9 @@ class World:
             batch_entries=random.choice([1, 2, 3, 1000]),
             max_sessions=random.choice([2, 10, 10]),
             max_uncommitted=random.choice([3, 1000]),
+            max_unsynced=random.choice([3, 1000]),
+            checkpoint_ops=random.choice([3, 10, 1000]),
+            checkpoint_step=random.choice([1, 3]),
         )
         self.clients = [Client(name) for name in range(3)]
         self.crashes = (self.size - 1) // 2
@@ -58,6 +62,8 @@ class World:
         self.tick_weight = random.choice([5, 15, 30])
         self.impatience = random.choice([0, 0.5, 2])
         self.in_order = random.random() < 0.3
+        self.restarts = random.choice([0, 0.5, 2])
+        self.slow_disks = random.choice([0, 0, 2, 10])
 
     def send(self, client: Client, message: object, to: int) -> None:
         self.network.give(to, message, cid=CorrelationId(self.network.client, client.name, client.incarnation))
@@ -133,9 +139,33 @@ class World:
             network.crash(random.choice(alive))
             self.crashes -= 1
 
+    def restart(self) -> None:
+        """Somebody crashes, or all do at once; what was not durable is gone."""
+        for i in range(self.size) if self.random.random() < 0.1 else [self.any()]:
+            self.network.restart(i)
+
+    def disk(self) -> None:
+        """A disk becomes slow, or gets something done."""
+        i, network = self.any(), self.network
+        if i in network.slow:
+            network.sync(i)
+            if self.random.random() < 0.3:
+                network.slow.discard(i)
+        else:
+            network.slow.add(i)
+
     def step(self) -> None:
-        actions = [self.deliver, self.tick, self.new_request, self.retry, self.trouble, self.lose_patience]
-        self.random.choices(actions, [60, self.tick_weight, 8, 5, 1, self.impatience])[0]()
+        actions = {
+            self.deliver: 60,
+            self.tick: self.tick_weight,
+            self.new_request: 8,
+            self.retry: 5,
+            self.trouble: 1,
+            self.lose_patience: self.impatience,
+            self.restart: self.restarts,
+            self.disk: self.slow_disks,
+        }
+        self.random.choices(list(actions), list(actions.values()))[0]()
         self.read()
         if len(self.network.flying) > MAX_FLYING:
             del self.network.flying[self.random.randrange(MAX_FLYING)]
@@ -152,6 +182,9 @@ class World:
         """Faults stop; clients find the primary and repeat what is unanswered."""
         network = self.network
         network.cut.clear()
+        network.slow.clear()
+        for i in range(self.size):
+            network.sync(i)
         alive = [i for i in range(self.size) if network[i].status != "recovering"]
         for _ in range(12):
             network.settle()
