@@ -23,13 +23,14 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import trio
 
 from haret import vr
 from haret.backend import Backend
 from haret.protocol import DURABLE
+from haret.vr import picture
 from rabble_trio import ActorDown, ChildSpec, Node, Pid, Supervisor
 
 from .directory import Entry
@@ -50,6 +51,19 @@ MAX_KEPT: Final = 16
 other, and none complete, to make as many. Beyond it, those that come later are not kept."""
 
 
+class TreeReplica(vr.Replica):
+    """A replica of a tree, whose flights can be replayed although their beginning is forgotten."""
+
+    def flight_state(self) -> Callable[[], bytes] | None:
+        """See `haret.vr.picture`."""
+        return picture.take(self)
+
+    @classmethod
+    def from_flight_state(cls, state: bytes) -> Self:
+        """See `haret.vr.picture`."""
+        return picture.restore(cls, state, Backend(), Random())
+
+
 def make_replica(
     epoch: int,
     replicas: tuple[Pid, ...],
@@ -60,13 +74,13 @@ def make_replica(
     fresh: bool,
     durable: bool,
     incarnation: int,
-) -> vr.Replica:
+) -> TreeReplica:
     """A replica of a tree. All that decides what it does is in the arguments, so its flights can be replayed.
 
     `epoch`, `replicas`: the group as far as it is known. `settings`: the fields of a `haret.vr.Settings`. `seed`: of the
     jitter. The rest is for `haret.vr.Replica`.
     """
-    return vr.Replica(
+    return TreeReplica(
         vr.Configuration(epoch, replicas),
         Backend(),
         Random(seed),

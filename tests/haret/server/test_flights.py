@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import haret
 from haret.backend import Backend
 from haret.server.directory import Directory
 from haret.server.registry import Group
-from rabble_trio import Pid
+from rabble_trio import FlightRecorder, Pid
 from rabble_trio.testing import Schedule
 from rabble_trio.testing.step import Recording
 
@@ -55,12 +56,16 @@ async def crash(config: haret.ServerConfig, writes: int, flights: int) -> None:
             nursery.cancel_scope.cancel()
 
 
+def flights_in(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
 @pytest.mark.parametrize("durability", ["durable", "fenced"])
 async def test_replicas_that_fail_leave_flights_that_fail_in_the_same_way(
     defect: None, tmp_path: Path, durability: str
 ) -> None:
     await crash(config(tmp_path / "flights", durability=durability), writes=50, flights=2)
-    files = sorted((tmp_path / "flights").iterdir())
+    files = flights_in(tmp_path / "flights")
     assert len(files) >= 2
     for file in files:
         schedule = Schedule.load(file)
@@ -68,6 +73,21 @@ async def test_replicas_that_fail_leave_flights_that_fail_in_the_same_way(
         assert recording.shows(schedule.parameters["failure"])
         with pytest.raises(RuntimeError, match=r"^planted at \d+$"):
             schedule.replay()  # strictly: each choice can be made
+
+
+@pytest.mark.parametrize("durability", ["durable", "fenced"])
+async def test_flights_whose_beginning_is_forgotten_replay_from_the_middle(
+    defect: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    monkeypatch.setattr("haret.server.config.FlightRecorder", partial(FlightRecorder, inputs=200))
+    await crash(config(tmp_path, durability=durability), writes=200, flights=2)
+    for file in flights_in(tmp_path)[:2]:
+        schedule = Schedule.load(file)
+        assert "of which the last" in schedule.note
+        assert 150 <= len(schedule.choices) <= 200
+        assert Recording(schedule).shows(schedule.parameters["failure"])
+        with pytest.raises(RuntimeError, match=r"^planted at \d+$"):
+            schedule.replay()
 
 
 def test_replicas_alone_are_recorded(tmp_path: Path) -> None:
