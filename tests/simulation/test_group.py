@@ -6,10 +6,12 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
 from haret.simulation import group
+from haret.vr.transfer import Collection
 from rabble_trio.testing import Faults, ScenarioFailed, Simulation, run_scenario
 
 
@@ -29,6 +31,33 @@ def test_runs_are_worth_something():
     assert sum(view > 0 for view in views) > 10
     assert max(views) > 3
     assert sum(world.process(pid).answered for world in worlds for pid in world.pids[3:]) > 1000
+
+
+def test_images_come_in_many_parts(monkeypatch):
+    """Replicas that lose their disks get images whose parts are late, lost and doubled, while the next image is made."""
+    taken = Counter()
+    accept_part = Collection._accept_part
+
+    def accept(self, answer, *arguments):
+        accepted = accept_part(self, answer, *arguments)
+        taken["refused" if not accepted else "first" if answer.part == 0 else "last" if answer.last else "part"] += 1
+        return accepted
+
+    monkeypatch.setattr("haret.vr.image.ENOUGH", 64)
+    monkeypatch.setattr(Collection, "_accept_part", accept)
+    faults = Faults(
+        latency_max=0.02,
+        reordering=True,
+        loss=0.05,
+        duplication=0.3,
+        crash_rate=4.0,
+        restart_max=0.3,
+        amnesia=1.0,
+        sync_max=0.005,
+    )
+    for seed in range(40):
+        run_scenario(group, seed, 700, faults=faults)
+    assert min(taken[what] for what in ("first", "part", "last")) >= 5, taken
 
 
 def test_without_faults_everything_is_answered():
