@@ -83,7 +83,7 @@ class Picture:
 def take(replica: Replica) -> Callable[[], bytes] | None:
     """A picture of a replica, as `Process.flight_state` returns it; None if it can't be taken now.
 
-    The function raises `ValueError` if the picture is larger than `MAX_BYTES`.
+    The function raises `ValueError` or `EncodeError` if the picture is larger than `MAX_BYTES`.
     """
     context = replica.context
     try:
@@ -93,16 +93,13 @@ def take(replica: Replica) -> Callable[[], bytes] | None:
     chance, image = context.random.getstate(), context.machine.image()
 
     def make() -> bytes:
-        size, chunks = 0, []
+        room, chunks = MAX_BYTES, []
         for chunk in image.chunks():
-            size += len(chunk)
-            if size > MAX_BYTES:
-                break
+            room -= len(chunk)
+            if room < 0:
+                raise ValueError(f"the state machine is larger than {MAX_BYTES} bytes, so it is not written")
             chunks.append(chunk)
-        data = encode(Picture(graph, chance, tuple(chunks))) if size <= MAX_BYTES else b""
-        if max(size, len(data)) > MAX_BYTES:
-            raise ValueError(f"the state of the replica is larger than {MAX_BYTES} bytes, so it is not written")
-        return data
+        return encode(Picture(graph, chance, tuple(chunks)), max_size=MAX_BYTES)
 
     return make
 
@@ -113,7 +110,7 @@ def restore(cls: type[_Replica], data: bytes, machine: StateMachine, random: Ran
     Raises `ValueError` if the bytes are no picture.
     """
     try:
-        picture = decode(data)
+        picture = decode(data, max_size=MAX_BYTES)
         if not isinstance(picture, Picture):
             raise ValueError(f"a {type(picture).__name__} is no picture of a replica")  # noqa: TRY004  # wrong bytes
         replica = _Giver(cls).give(picture.replica)
@@ -156,7 +153,7 @@ class _Taker:
         if kind is Log:
             return ("log", value.start, tuple(value.slice(value.start, value.op)))
         if kind is ClientTable:
-            return ("clients", value._max_sessions, self.take(value.image()))
+            return ("clients", value._max_sessions, value.image())
         if kind is set:
             return ("set", *sorted(value))
         if kind in (list, deque):
@@ -229,7 +226,7 @@ class _Giver:
                 return log
             case ("clients", int(most), sessions):
                 clients = self._note(ClientTable(most))
-                clients.restore(self.give(sessions))
+                clients.restore(sessions)
                 return clients
             case ("list", *parts):
                 return self._fill(list[Any](), list.extend, parts)
