@@ -8,6 +8,7 @@ coincidences for that; `explore` finds what it is for (the last test here).
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,7 @@ from haret.vr.states.backup import Backup
 from haret.vr.states.primary import Primary
 from haret.vr.transfer import Collection
 from rabble_trio import Persist, decode
-from rabble_trio.testing import Faults, NotConverged, Simulation, explore, run_scenario, scenario
+from rabble_trio.testing import Faults, NotConverged, Schedule, Simulation, explore, run_scenario, scenario
 from tests.simulation.test_mutations import find, three
 
 SEEDS = 1000
@@ -239,6 +240,23 @@ def test_safety_is_lost_without(monkeypatch, switch):
     assert isinstance(cause, InvariantBroken | ProtocolViolation | ValueError), cause
     monkeypatch.undo()
     run_scenario(made, schedule.seed, 700, faults=faults)
+
+
+SAVED = {
+    began_before_lost: "lost-not-written-first",
+    own_copy_counts_at_once: "own-copy-not-durable",
+    acknowledgements_do_not_wait: "acknowledged-not-durable",
+    primary_goes_on: "restarted-primary",
+    requests_after_the_last_entry: "after-the-last-entry",
+}
+"""What `find` found, minimised. `tests/schedules` sees to it that nothing goes wrong with the rule."""
+
+
+@pytest.mark.parametrize("switch", SAVED, ids=lambda switch: switch.__name__)
+def test_saved_schedule_still_shows_what_is_lost_without(monkeypatch, switch):
+    switch(monkeypatch)
+    file = Path(__file__).parents[1] / "schedules" / f"{SAVED[switch]}.schedule"
+    assert isinstance(Schedule.load(file).failure(), InvariantBroken)
 
 
 def test_group_stops_without_the_epoch_of_an_image(monkeypatch):
