@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -24,6 +25,14 @@ from rabble_trio._journal_open import open_journal_file
 A, B, C, NEW = (Pid.parse(f"{name}::n1@127.0.0.1:1") for name in ("a", "g::b", "c", "new"))
 
 File = JournalFile[Any]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_logs() -> Iterator[None]:
+    """Write-ahead logs are as long as what stands in them, so that what damages one hits something."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_open, "RESERVED", 0)
+        yield
 
 
 @contextmanager
@@ -225,6 +234,38 @@ def test_the_write_ahead_log_stays_short(tmp_path: Path, monkeypatch: pytest.Mon
                 file.step()
         assert (tmp_path / "journal.db-wal").stat().st_size < 500_000
         assert file.load(A) == Stored(None, tuple(records(200)))
+
+
+def test_the_write_ahead_log_does_not_grow_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 3 * 1024 * 1024 + 1
+    monkeypatch.setattr(journal_open, "RESERVED", size)
+    log = tmp_path / "journal.db-wal"
+    with opened(tmp_path) as file:
+        assert log.stat().st_size == size
+        expected = fill(file)
+        assert log.stat().st_size == size
+        copy = crashed(tmp_path, tmp_path / "copy")
+    # What is left over is no damage, nor is it if something else stands there.
+    assert contents(crashed(copy, tmp_path / "1")) == expected
+    change(copy / "journal.db-wal", -100, lambda _: 1)
+    assert contents(copy) == expected
+
+
+def test_a_write_ahead_log_that_can_not_be_given_its_size_stays_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with opened(tmp_path):  # a file that is made must reach the disk
+        pass
+    monkeypatch.setattr(journal_open, "RESERVED", 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with opened(tmp_path) as file:
+            expected = fill(file)
+    assert "No space left" in caplog.text
+    assert contents(tmp_path) == expected
 
 
 STEPS = st.lists(st.tuples(st.sampled_from("wwwscr"), st.sampled_from([A, B]), st.integers(1, 5)), max_size=20)
