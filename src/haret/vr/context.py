@@ -177,6 +177,11 @@ class Context:
         """Whether this replica is one of the group in its epoch."""
         return self.pid in self.configuration.replicas
 
+    @property
+    def knows_beginning(self) -> bool:
+        """Whether this replica has executed the entry with which its epoch began; the first one began with none."""
+        return self.epoch == 0 or 0 < self.epoch_start <= self.commit
+
     # --- Small things ---
 
     def count(self, what: str) -> None:
@@ -421,6 +426,8 @@ class Context:
             if output is not None:
                 self.persist(Configured(self.epoch, last.replicas, self.commit), output)
                 self._begun_at = self.persisted
+        elif type(last) is Reconfiguration and last.epoch + 1 == self.epoch:
+            self.epoch_start = self.commit  # it was told of its epoch before it had the log
         self._bytes_since_image += sum(map(entry_size, entries))
         settings = self.settings
         if self.commit % settings.checkpoint_step == 0:

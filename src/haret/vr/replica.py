@@ -237,14 +237,19 @@ class Replica(Process):
         return True
 
     def _other_epoch(self, message: Any, sender: Pid, output: Outbox) -> bool:
-        """Somebody is in another epoch (section 7.2). Whether its message counts all the same."""
+        """Somebody is in another epoch (section 7.2). Whether its message counts all the same.
+
+        Nobody is to follow one that has lost its log: it can show nobody the way, and who follows does not vote meanwhile
+        in his own epoch, whose end may not be known to anybody else.
+        """
         ctx = self.context
         if self._from_outside(message):
             return True
         ctx.count("dropped_other_epoch")
         if message.epoch < ctx.epoch:
-            output.send(sender, NewEpoch(ctx.epoch, ctx.configuration.replicas))
-        elif not isinstance(self._state, CatchUp | Stopped):
+            if ctx.knows_beginning:
+                output.send(sender, NewEpoch(ctx.epoch, ctx.configuration.replicas))
+        elif type(message) is not Recovery and not isinstance(self._state, CatchUp | Stopped):
             self._follow(ToCatchUp((sender,)), output)
         return False
 

@@ -19,6 +19,9 @@ from haret.server.namespaces import COMPARE, NamespaceManager
 from haret.server.reconfiguration import Reconfigurations
 from haret.server.registry import Group
 from haret.vr.messages import GetReplicaState, ReplicaState
+from haret.vr.states.base import ToEpoch
+from haret.vr.states.leaving import Leaving
+from haret.vr.states.primary import Primary
 from rabble_trio import ActorDown, GetMetrics, Mailbox, Node, NodeId, Pid
 from tests.haret.server.worlds import Machines, open_machines, until, until_gone
 
@@ -337,3 +340,28 @@ async def test_who_is_wanted_again_since_it_was_found_to_be_needless_is_not_stop
         await until_all(m, group.replicas, status="normal", epoch=2)
         await until_gone(m[4], other[2])
         assert stopped == [other[2]]
+
+
+async def test_an_epoch_ends_although_a_member_of_the_next_one_has_lost_its_disk(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with open_machines(5) as m:
+        change = Change(m)
+        await change.prepare()
+        m.cluster.partition(2, 3)
+        with monkeypatch.context() as patch:
+            # One has the last entry of the epoch, and never hears that it is committed.
+            patch.setattr(Primary, "_end_epoch", lambda *_: ToEpoch())
+            patch.setattr(Leaving, "_tell", lambda *_: None)
+            op = await change.commit()
+            await m.crash(3, 2)
+        await change.tell(1, 4, 5)
+        await m.crash(1, 4, 5)
+        m.wipe(4)
+        m.cluster.heal()
+        # The one that knows more stays down. The members of the next epoch begin to look for it.
+        await m.start(1, 4, 5)
+        await until_all(m, (change.new[1],), status="recovering")
+        await m.start(3)
+        states = await until_all(m, change.new, status="normal", epoch=1)
+        assert all(state.commit > op for state in states)
