@@ -66,7 +66,7 @@ class Settings:
     pipeline: int = 2
     """How many `Prepare` batches may be under way. More shorten the wait, fewer make larger, cheaper batches."""
     gather: bool = True
-    """Whether a request waits for those that are in the mailbox behind it, to enter the log together: by a timer of 0 s."""
+    """Whether a request or a read waits for those that are in the mailbox behind it, to go together: by a timer of 0 s."""
     batch_entries: int = 1024
     """Entries in one `Prepare` or `NewState`: bounds the time that a receiver needs for one message."""
     batch_bytes: int = 256 * 1024

@@ -41,7 +41,7 @@ class Reads:
         self._ready: list[tuple[int, list[_Asked]]] = []
 
     def ask(self, read: Read, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
-        """A client asks."""
+        """A client asks; `begin` has to follow."""
         ctx = self._ctx
         if len(read.operation) > ctx.settings.max_operation:
             text = f"an operation has at most {ctx.settings.max_operation} bytes, not {len(read.operation)}"
@@ -52,10 +52,14 @@ class Reads:
             ctx.send(sender, Overloaded(), output, cid)
             return
         self._next.append((read.operation, sender, cid))
-        if not self._under_way:
-            self._begin(output)
 
-    def _begin(self, output: Outbox) -> None:
+    @property
+    def may_begin(self) -> bool:
+        """Whether reads wait, and no round is under way."""
+        return bool(self._next) and not self._under_way
+
+    def begin(self, output: Outbox) -> None:
+        """A round, for all that wait."""
         ctx = self._ctx
         self._under_way, self._next = self._next, []
         self._round += 1
@@ -81,7 +85,7 @@ class Reads:
         else:
             self._ready.append((self._index, reads))
         if self._next:
-            self._begin(output)
+            self.begin(output)
         return True
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from haret.vr.messages import OpenSession, Prepare, SessionOpened
+from haret.vr.messages import ConfirmView, OpenSession, Prepare, Read, ReadReply, SessionOpened
 from rabble_trio import CorrelationId, StartTimer, Timeout
 
 
@@ -77,6 +77,17 @@ def test_timer_of_a_primary_that_is_none_any_more_does_nothing(network: Any) -> 
     fire(network)
     network.settle()
     assert network.log(0) == network.log(1) == []
+
+
+def test_reads_behind_the_first_are_in_its_round(network: Any) -> None:
+    network.settle()
+    for _ in range(3):
+        network.give(0, Read(b""))
+    assert not network.flying
+    fire(network)
+    assert {each.message.round for each in network.find(ConfirmView)} == {1}
+    network.settle()
+    assert len(network.received(ReadReply)) == 3
 
 
 def test_without_it_a_request_leaves_at_once(make_network: Any) -> None:

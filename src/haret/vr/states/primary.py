@@ -354,22 +354,27 @@ class Primary(Normal):
         self._queue.append(entry)
         self._bytes += entry_size(entry)
         pending[key] = (sender, cid)
-        if self._gathering or not self._may_send():
-            return
-        if settings.gather:
-            self._gathering = True
-            output.start_timer(0, ctx.gather_timer)
-        else:
-            self._send_batch(output)
+        if self._may_send():
+            self._gather(output)
 
     def _may_send(self) -> bool:
         """Whether what waits may enter the log now."""
         return bool(self._queue) and len(self._ends) < self.ctx.settings.pipeline and not self.restless()
 
+    def _gather(self, output: Outbox) -> None:
+        """Something may go, and what is in the mailbox behind it may go with it."""
+        if not self.ctx.settings.gather:
+            self.gathered(output)
+        elif not self._gathering:
+            self._gathering = True
+            output.start_timer(0, self.ctx.gather_timer)
+
     def gathered(self, output: Outbox) -> None:
         self._gathering = False
         if self._may_send():
             self._send_batch(output)
+        if self._reads.may_begin:
+            self._reads.begin(output)
 
     def _refuse(self, reason: str, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
         self.ctx.count("invalid_requests")
@@ -387,6 +392,8 @@ class Primary(Normal):
     def on_read(self, message: Read, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
         """A question that changes nothing."""
         self._reads.ask(message, sender, cid, output)
+        if self._reads.may_begin:
+            self._gather(output)
 
     def on_view_confirmed(self, message: ViewConfirmed, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
         """A backup is still in this view."""
