@@ -246,6 +246,7 @@ SAVED = {
     began_before_lost: "lost-not-written-first",
     own_copy_counts_at_once: "own-copy-not-durable",
     acknowledgements_do_not_wait: "acknowledged-not-durable",
+    views_do_not_wait: "view-not-durable",
     primary_goes_on: "restarted-primary",
     requests_after_the_last_entry: "after-the-last-entry",
 }
