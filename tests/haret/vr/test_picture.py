@@ -61,7 +61,7 @@ def images_every(ops, monkeypatch):
 def test_nothing_is_different(monkeypatch, options):
     images_every(100_000, monkeypatch)  # for those that are kept for others are not in a picture
     STATES.clear()
-    for seed in range(3):
+    for seed in range(2, 5):
         assert run(seed, "photographed", **options) == run(seed, "plain", **options)
     assert STATES["normal"] > 500
     assert len(STATES) > 1  # there were other states, too
