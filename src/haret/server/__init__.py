@@ -7,6 +7,7 @@ gossip.py       what the namespace managers of a cluster say to each other      
 directory.py    which namespaces there are, who leads them, where the nodes are  pure
 store.py        what is kept in the data directory
 groups.py       the replicas that run on this node
+reconfiguration.py  changes the members of a namespace while it runs
 namespaces.py   the namespace manager: creates namespaces, spreads them, follows their primaries
 operator.py     joins and leaves clusters
 greeting.py     how every connection begins                                      pure
