@@ -303,7 +303,7 @@ def voted(simulation: Simulation) -> None:
 
 
 def test_explorer_finds_a_vote_that_its_voter_has_forgotten(monkeypatch):
-    """T2 from the vote on. Three rare things in a row make the whole of it: chance has not met it in 10,000 runs."""
+    """T2 from the vote on. Three rare things in a row make the whole of it: chance has not met it in 7,000 runs."""
 
     incarnations_do_not_count(monkeypatch)
     found = explore(voted, crashes=1, amnesia=1, duplicates=None, sync="eager", ignore=IGNORE)

@@ -59,7 +59,9 @@ def fill(simulation: Simulation, requests: int, kind: type[Replica] = Impatient)
 
     def replica(pid: Pid) -> Replica:
         random: Any = _NoJitter()
-        return kind(configuration, Ledger(), random, settings, fresh=simulation.incarnation(pid) <= 1)
+        incarnation = simulation.incarnation(pid)
+        fresh = simulation.durable(pid) == 0
+        return kind(configuration, Ledger(), random, settings, fresh=fresh, incarnation=incarnation)
 
     for pid in pids:
         simulation.spawn(pid, lambda pid=pid: replica(pid), journal=True)  # type: ignore[misc]

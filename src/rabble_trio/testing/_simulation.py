@@ -314,13 +314,18 @@ class Simulation(World):
         if core is None:
             core = self._slots if self._core is None else self._core(self.random(f"core {len(self.history)}"))
         members = tuple(core)
-        self._note("settle", members, float(seconds))
+        self._note("settle", members, float(seconds), self.now)
         self._settling = True
         try:
             self._restore(members)
             self._converge(seconds)
         finally:
             self._settling = False
+
+    def _settle_at(self, at: float, core: tuple[Pid, ...], seconds: float) -> None:
+        # From here on things happen in their time, so it matters which that is, if only by how sums are rounded.
+        self.now = max(self.now, at)
+        self.settle(core, seconds)
 
     def _restore(self, core: tuple[Pid, ...]) -> None:
         inside, friends = set(core), self._friends
@@ -329,6 +334,8 @@ class Simulation(World):
         }
         for path in self._paths:
             path.cut = (path.sender, path.to) in self._cuts
+            # What the faults did to it before is not in a schedule.
+            path.last_due = path.clogged_until = 0.0
         for pid in (*core, *(pid for pid in self._slots if pid in friends)):
             slot = self._slots[pid]
             slot.paused = False
@@ -384,8 +391,8 @@ class Simulation(World):
                 return Choice(
                     verb, "", {"from": list(map(self._text, senders)), "to": list(map(self._text, receivers))}
                 )
-            case "settle", (core, seconds):
-                return Choice(verb, "", {"core": list(map(self._text, core)), "seconds": seconds})
+            case "settle", (core, seconds, at):
+                return Choice(verb, "", {"core": list(map(self._text, core)), "seconds": seconds, "at": at})
             case _, ():
                 return Choice(verb)
             case _, (item,):
@@ -426,7 +433,8 @@ class Simulation(World):
             case "cut":
                 return partial(self._cut, tuple(map(self._pid, detail["from"])), tuple(map(self._pid, detail["to"])))
             case "settle":
-                return partial(self.settle, tuple(map(self._simulated, detail["core"])), float(detail["seconds"]))
+                core, at = tuple(map(self._simulated, detail["core"])), float(detail.get("at", 0.0))
+                return partial(self._settle_at, at, core, float(detail["seconds"]))
         return self.heal
 
     def _text(self, pid: Pid) -> str:

@@ -39,6 +39,26 @@ def test_same_seed_same_history_another_seed_another_one():
     assert one.choices != other.choices
 
 
+@scenario
+def fed(simulation):
+    """Two senders, so that it matters how long each path takes."""
+    in_order(simulation, count=30)
+    simulation._checks.clear()
+    simulation.spawn(C, lambda: Feeder(B))
+    simulation.converges(lambda: len(simulation.process(B).numbers) > 200)
+
+
+def test_a_replay_settles_as_the_run_did():
+    for seed in range(10):
+        world = Simulation(seed, Faults(clog_rate=50, clog_max=1, latency_max=0.05))
+        fed(world)
+        world.run(30)
+        world.settle()
+        again = Schedule(fed, seed, {}, tuple(world.choices)).replay()
+        assert again.process(B).numbers == world.process(B).numbers
+        assert (again.now, again.steps) == (world.now, world.steps)
+
+
 def test_faults_that_are_drawn_are_those_of_the_seed_and_differ():
     drawn = [Faults.draw(Random(seed)) for seed in range(50)]
     assert drawn[7] == Faults.draw(Random(7))
