@@ -596,6 +596,22 @@ def test_the_format_of_another_version_is_refused(tmp_path: Path, monkeypatch: p
         open_journal_file(tmp_path, "n1", b"")
 
 
+def test_a_round_of_many_processes_takes_few_statements(tmp_path: Path) -> None:
+    """Each of them is a turn that the thread gives away: see ROWS."""
+    pids = [Pid.parse(f"p{number}::n1@127.0.0.1:1") for number in range(2 * journal_file.ROWS + 1)]
+    statements: list[str] = []
+    with opened(tmp_path) as file:
+        file.write({pid: [b"first"] for pid in pids})
+        file._connection.set_trace_callback(statements.append)
+        file.write({pid: [b"second", b"third"] for pid in pids})
+        assert [statement.split()[0] for statement in statements] == ["BEGIN", *["INSERT"] * 6, "COMMIT"]
+    with opened(tmp_path) as file:
+        for pid in pids:
+            stored = file.load(pid)
+            assert stored is not None
+            assert (stored.damage, stored.records) == (None, (b"first", b"second", b"third"))
+
+
 def test_what_is_damaged_is_kept_but_not_for_ever(tmp_path: Path) -> None:
     for turn in range(1, 4):
         with opened(tmp_path) as file:
