@@ -15,7 +15,8 @@ Rules:
 6. When the session has expired, or its namespace is not known any more, calls in flight fail: they may or may not have
    been executed. Calls in the queue go on in a new session.
 7. An endpoint that only says to try again, `MAX_FRUITLESS` times in a row, is left for the next one: its node may be cut
-   off from the others.
+   off from the others. If the next one is no better, it is left after twice as many times, and so on: when hundreds of
+   groups look for a primary, those who connect again and again are what keeps them from it.
 8. A namespace is unknown when one endpoint says so and no other, asked in turn, knows better: a node that has just been
    started may not have heard of it yet.
 9. A call that is older than `patience` fails, with what every endpoint answered last.
@@ -71,6 +72,9 @@ MAX_REDIRECTS: Final = 3
 MAX_FRUITLESS: Final = 6
 """Pauses in a row at one endpoint, about a second in all: longer than a failover takes."""
 
+MAX_DOUBLINGS: Final = 3
+"""How often that is doubled at most, while nothing succeeds."""
+
 
 class ProtocolBroken(Exception):
     """The server sent what makes no sense. The connection is of no use any more."""
@@ -107,6 +111,7 @@ class Machine:
             0  # endpoints in a row that did not know the namespace, or could not be reached since one did not
         )
         self._fruitless = 0  # pauses since anything succeeded at this endpoint
+        self._left = 0  # endpoints in a row that were of no use
         self._resume_at: float | None = None  # paused until then
         self._heard_at = 0.0
         self._pinged = False  # since then
@@ -273,7 +278,7 @@ class Machine:
         else:
             call = self.in_flight.pop(result.number, None)
             self._backoff.reset()
-            self._fruitless = 0
+            self._fruitless = self._left = 0
         if call is None or call.abandoned:
             self.counts["late"] += 1
         else:
@@ -343,7 +348,9 @@ class Machine:
             self._leave_if_fruitless(self._fruitless, reason)
 
     def _leave_if_fruitless(self, pauses: int, reason: str) -> None:
-        if pauses > MAX_FRUITLESS and len(self.endpoints) > 1 and self.broken is None:
+        most = MAX_FRUITLESS << min(self._left, MAX_DOUBLINGS)
+        if pauses > most and len(self.endpoints) > 1 and self.broken is None:
+            self._left += 1
             self.broken = reason
 
     def _on_expired(self, session: int) -> None:

@@ -97,6 +97,33 @@ def test_an_endpoint_that_only_says_to_try_again_is_left_for_the_next() -> None:
     assert machine.answers["a:1"] == "nobody leads"
 
 
+def test_endpoints_are_left_later_and_later_while_none_is_of_use() -> None:
+    machine, now = make(patience=1000.0), 0.0
+    call = machine.call(b"x", now)
+
+    def pauses_until_it_leaves() -> int:
+        nonlocal now
+        machine.connected("a:1", now)
+        machine.receive([Welcome(NODE), Entered(7)], now)
+        count = 0
+        while machine.broken is None:
+            assert submits(machine) == [(call.number, call.number)]
+            machine.receive([Retry(call.number, "nobody leads")], now)
+            count += 1
+            now += LONGEST_PAUSE
+            if machine.broken is None:
+                machine.tick(now)
+        machine.disconnected("closed")
+        return count - 1
+
+    assert [pauses_until_it_leaves() // MAX_FRUITLESS for _ in range(5)] == [1, 2, 4, 8, 8]
+    machine.connected("a:1", now)
+    machine.receive([Welcome(NODE), Entered(7), result(call.number)], now)
+    machine.disconnected("closed")
+    call = machine.call(b"y", now)
+    assert pauses_until_it_leaves() == MAX_FRUITLESS, "something succeeded"
+
+
 def test_a_single_endpoint_is_never_left() -> None:
     machine = entered(make(("a:1",), patience=100.0))
     retried(machine, 3 * MAX_FRUITLESS)
