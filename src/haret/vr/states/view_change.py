@@ -9,6 +9,10 @@ Rules:
    it from the voter, whose log stands still. The commit number is the highest among the votes.
 3. The vote and the fact of having entered are sent again and again. After too long a wait the replica wishes for the next
    view, and still accepts the outcome of this one.
+4. What is too long is a silence, as in normal operation. But there is no silence as long as the new primary is heard, nor
+   where its votes arrive; though not for ever, as somebody may be heard and get nothing done. A node that leads hundreds of
+   groups leaves hundreds of view changes to the others when it dies. If each gave up while it waits for the others, they
+   would all go on to the next view, again and again.
 
 | message          | what it does                                                                          |
 |------------------|---------------------------------------------------------------------------------------|
@@ -16,7 +20,7 @@ Rules:
 | StartView, Prepare, Commit | this view or a later one has begun: state transfer; older: dropped          |
 | GetState         | answered for the primary of this view, about the log that this replica voted with     |
 | NewState, ImagePart | a piece of the chosen log, if it answers the outstanding question                  |
-| StartViewChange  | counted as a wish; of one who has entered a later view: follow                        |
+| StartViewChange  | counted as a wish; of one who has entered a later view: follow; of the new primary: rule 4 |
 | of a client      | answered with `NotPrimary`, naming nobody                                             |
 """
 
@@ -27,12 +31,26 @@ from typing import ClassVar
 from rabble_trio import CorrelationId, Outbox, Pid
 
 from ..context import Context
-from ..messages import ANY_VIEW, Commit, DoViewChange, GetState, ImagePart, NewState, Prepare, StartView
+from ..messages import (
+    ANY_VIEW,
+    Commit,
+    DoViewChange,
+    GetState,
+    ImagePart,
+    NewState,
+    Prepare,
+    StartView,
+    StartViewChange,
+)
 from ..quorum import Votes
 from ..transfer import Collection, answer
 from ..violation import check
 from .base import ToPrimary, Transition
 from .waiting import Waiting
+
+HOPE = 8
+"""So many times its patience a replica waits for a new primary that is heard: two to three seconds by default, in which
+much can be done."""
 
 
 class ViewChange(Waiting):
@@ -103,9 +121,24 @@ class ViewChange(Waiting):
             return self.on_later_vote(message, sender, cid, output)
         if self._leader == self.ctx.pid:
             self.ctx.learn_incarnations(message.known, output)
+            count = len(self._votes)
             self._votes.add(sender, message)
+            if len(self._votes) > count or count >= self.ctx.quorum:
+                self._hope()
             return self._choose(output)
         return None
+
+    def on_start_view_change(
+        self, message: StartViewChange, sender: Pid, cid: CorrelationId | None, output: Outbox
+    ) -> Transition | None:
+        """The new primary says again and again that it has entered this view, unless it has given up (rule 4)."""
+        if sender == self._leader and message.view == message.entered == self.ctx.view:
+            self._hope()
+        return super().on_start_view_change(message, sender, cid, output)
+
+    def _hope(self) -> None:
+        if self._age < HOPE * self.patience and self.ctx.stalled < self.patience:
+            self.heard()
 
     def _choose(self, output: Outbox) -> Transition | None:
         ctx, votes = self.ctx, self._votes

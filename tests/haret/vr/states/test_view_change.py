@@ -13,6 +13,7 @@ from haret.vr.messages import (
     StartView,
     StartViewChange,
 )
+from haret.vr.states.view_change import HOPE
 
 
 @pytest.fixture
@@ -238,6 +239,55 @@ def test_the_commit_number_is_the_highest_among_the_votes(network, session):
     network.flying.clear()
     network.change_view(1, 2)
     assert network.state(1).commit >= 2
+
+
+# --- Patience ---
+
+
+def given_up(network, i):
+    """Whether replica i has just wished for a later view than view 1."""
+    return any(e.message.view > 1 for e in network.hold(StartViewChange) if e.sender == network.pids[i])
+
+
+def ticks_until_given_up(network, i, message, sender):
+    """How long replica i stays with view 1 if it gets a message at each tick."""
+    for ticks in range(1, 200):
+        network.tick(i)
+        if given_up(network, i):
+            return ticks
+        network.give(i, message, network.pids[sender])
+    raise AssertionError("it waits for ever")
+
+
+def test_a_silent_new_primary_is_given_up(network, session):
+    enter(network, 2, 1)
+    network.tick(2, 9)
+    assert given_up(network, 2)
+
+
+def test_a_new_primary_that_is_heard_is_given_time_but_not_for_ever(network, session):
+    """Hundreds of groups that lost their primary together would else go on from view to view."""
+    enter(network, 2, 1)
+    patience = range(5, 9)
+    assert (
+        HOPE * patience[0] <= ticks_until_given_up(network, 2, StartViewChange(0, 1, 1), 1) <= (HOPE + 1) * patience[-1]
+    )
+
+
+@pytest.mark.parametrize(("wish", "sender"), [(StartViewChange(0, 1, 1), 0), (StartViewChange(0, 0, 0), 1)])
+def test_nobody_else_gives_hope_nor_one_that_is_not_there_yet(network, session, wish, sender):
+    enter(network, 2, 1)
+    assert ticks_until_given_up(network, 2, wish, sender) <= 9
+
+
+def test_a_new_primary_waits_for_new_voters_and_not_for_one_that_repeats_itself(make_network):
+    network = make_network(5)
+    network.settle()
+    vote = DoViewChange(0, 1, 0, 0, 0, 1, (1, 1, 1, 1, 1))
+    enter(network, 1, 1)
+    assert ticks_until_given_up(network, 1, vote, 2) <= 10
+    network.give(1, vote, network.pids[3])
+    assert network.primaries() == [0, 1]
 
 
 # --- Following the outcome ---
