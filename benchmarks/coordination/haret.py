@@ -69,7 +69,12 @@ class HaretCluster(Cluster):
 
     def load_namespaces(self, load: Load, namespaces: list[str]) -> Report:
         """Run a load over one connection to each of these namespaces."""
-        question = {"load": asdict(load), "namespaces": namespaces, "endpoints": self.endpoints(), "pids": self.pids()}
+        question: dict[str, Any] = {
+            "load": asdict(load),
+            "namespaces": namespaces,
+            "endpoints": self.endpoints(),
+            "pids": self.pids(),
+        }
         return Report(**self.client.ask(do="load", **question))
 
     def fail_over_many(self, namespaces: list[str], resting: float, kind: str = "SIGKILL") -> list[float]:
@@ -79,7 +84,12 @@ class HaretCluster(Cluster):
         Afterwards the server runs again.
         """
         number = self.leader()
-        question = {"namespaces": namespaces, "resting": resting, "kind": kind, "endpoints": self.endpoints()}
+        question: dict[str, Any] = {
+            "namespaces": namespaces,
+            "resting": resting,
+            "kind": kind,
+            "endpoints": self.endpoints(),
+        }
         try:
             pid = self.servers[number].pid
             seconds = self.client.ask(do="failover_many", patience=LONG, kill=pid, **question)
