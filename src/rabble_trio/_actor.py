@@ -22,6 +22,8 @@ class Actor(MessageQueue):
 
     __slots__ = (
         "ahead",
+        "alarm",
+        "alarm_number",
         "asks",
         "children",
         "durable",
@@ -62,6 +64,8 @@ class Actor(MessageQueue):
         self.timers: dict[CorrelationId | None, int] = {}
         self.timer_heap: list[tuple[float, int, CorrelationId | None]] = []
         self.timer_number = 0
+        self.alarm = INF  # when the node's alarms wake it, and which of them
+        self.alarm_number = 0
         self.ahead = -1  # messages to handle before the due timer may fire; -1: none is known to be due
         # Persistence: counts of this incarnation's records, and what waits for how many of them to be durable.
         self.persisted = 0

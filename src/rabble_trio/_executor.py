@@ -26,6 +26,7 @@ import trio
 from outcome import Error, Outcome, Value
 
 from ._actor import INF, Actor
+from ._alarms import Alarms
 from ._codec import MESSAGE_TYPES
 from ._errors import ActorDown, EncodeError, NameInUse, NotAMessage
 from ._ids import CorrelationId, NodeId, Pid
@@ -133,6 +134,7 @@ class Executor:
         self.remote: RemoteRoute = lambda *_: "no link"
         self.remote_room: Callable[[NodeId], Awaitable[None]] = _no_room  # waits until a full link has room, or is lost
         self.far = Remote(self)
+        self.alarms = Alarms()
         # In the correlation ids of asks: a reply to an earlier incarnation of this node must not meet an ask of this one.
         self.incarnation: int | None = None
         # Built-in receivers that answer at once, in place of an actor: executor and cluster server.
@@ -176,6 +178,7 @@ class Executor:
             if ask is not None:  # it is gone if the reply came, and the task that asked has not run since
                 ask.set(Error(ActorDown(actor.pid, reason)))
         actor.asks.clear()
+        actor.alarm_number = 0  # its alarm doesn't count any more
         for pid in actor.monitoring:
             watched = self.actors.get(pid)
             if watched is not None:
@@ -413,74 +416,67 @@ class Executor:
         process.init(actor.pid, outbox)
         self._carry_out(actor, outbox.items)
         started()
-        while await self._run_until_alarm(actor, process, outbox):
-            pass
+        await self._run_steps(actor, process, outbox)
         while actor.durable < actor.persisted:
             await self.persistence.synced(actor)
 
-    async def _run_until_alarm(self, actor: Actor, process: Process, outbox: Outbox) -> bool:
-        """Let a process handle its messages until a timer may be due; tells whether it goes on.
-
-        All waits until then share one cancel scope: one for each wait would cost more than most steps.
-        """
+    async def _run_steps(self, actor: Actor, process: Process, outbox: Outbox) -> None:
+        """Let a process handle its messages, and its timers, until it ends."""
         pid, queue = actor.pid, actor.queue
         items: list[Any] = outbox.items
         handle, popleft = process.handle, queue.popleft
         find_actor = self.actors.get
+        set_alarm = self.alarms.set
         message: Any = None
-        alarm = trio.CancelScope()
         try:
-            with alarm:
-                while not self._has_finished(actor):
-                    count = len(queue)
-                    count = min(count, BUDGET)
-                    for done in range(1, count + 1):
-                        message, sender, correlation_id = popleft()
-                        handle(message, sender, correlation_id, outbox)
-                        if items:
-                            if outbox.uses_journal:
-                                self._carry_out(actor, items)
-                            else:
-                                # The hot path of _carry_out and route, in one piece. `to` is never None here.
-                                for to, effect, effect_id, _held in items:
-                                    target = find_actor(to)
-                                    if target is None:
-                                        self._effect_elsewhere(actor, to, effect, effect_id)
-                                    elif len(target.queue) < target.capacity:
-                                        target.queue.append((effect, pid, effect_id))
-                                        if target.task is not None:
-                                            target.wake()
-                                    else:
-                                        self._refuse(target, pid, effect, effect_id)
-                                items.clear()
-                            if actor.finished:
-                                count = done
-                                break
-                    actor.handled += count
-                    if actor.senders:
-                        actor.make_room()
-                    message = _TIMEOUT
-                    deadline = self._fire_timers(actor, process, outbox, items, count)
-                    if actor.shutdown_requested and not actor.finished:
-                        actor.remaining -= count
-                        if actor.remaining <= 0:
-                            message = _SHUTDOWN
-                            handle(_SHUTDOWN, self.pid, None, outbox)
+            while not self._has_finished(actor):
+                count = len(queue)
+                count = min(count, BUDGET)
+                for done in range(1, count + 1):
+                    message, sender, correlation_id = popleft()
+                    handle(message, sender, correlation_id, outbox)
+                    if items:
+                        if outbox.uses_journal:
                             self._carry_out(actor, items)
-                            return False
-                    if len(actor.held) > MAX_HELD:
-                        alarm.deadline = INF  # timers have to wait as well
-                        await self.persistence.synced(actor)
-                    elif queue or deadline == 0.0:
-                        await trio.lowlevel.checkpoint()
-                    elif not actor.finished:
-                        if deadline < alarm.deadline:  # noqa: PLR1730, to set it to what it is takes time
-                            alarm.deadline = deadline
-                        await actor.park(INF)
+                        else:
+                            # The hot path of _carry_out and route, in one piece. `to` is never None here.
+                            for to, effect, effect_id, _held in items:
+                                target = find_actor(to)
+                                if target is None:
+                                    self._effect_elsewhere(actor, to, effect, effect_id)
+                                elif len(target.queue) < target.capacity:
+                                    target.queue.append((effect, pid, effect_id))
+                                    if target.task is not None:
+                                        target.wake()
+                                else:
+                                    self._refuse(target, pid, effect, effect_id)
+                            items.clear()
+                        if actor.finished:
+                            count = done
+                            break
+                actor.handled += count
+                if actor.senders:
+                    actor.make_room()
+                message = _TIMEOUT
+                deadline = self._fire_timers(actor, process, outbox, items, count)
+                if actor.shutdown_requested and not actor.finished:
+                    actor.remaining -= count
+                    if actor.remaining <= 0:
+                        message = _SHUTDOWN
+                        handle(_SHUTDOWN, self.pid, None, outbox)
+                        self._carry_out(actor, items)
+                        return
+                if len(actor.held) > MAX_HELD:
+                    await self.persistence.synced(actor)
+                elif queue or deadline == 0.0:
+                    await trio.lowlevel.checkpoint()
+                elif not actor.finished:
+                    if deadline < actor.alarm:
+                        set_alarm(actor, deadline)
+                    await actor.park(INF)
         except Exception as error:
             error.add_note(f"while {pid} handled {shorten(message)} in state {shorten(process)}")
             raise
-        return alarm.cancelled_caught
 
     @staticmethod
     def _has_finished(actor: Actor) -> bool:
@@ -553,6 +549,10 @@ class Executor:
                 actor.finished = True
                 return
         self._route_elsewhere(to, actor.pid, effect, correlation_id)
+
+    async def run_alarms(self) -> None:
+        """Wake processes whose timers are due."""
+        await self.alarms.run()
 
     async def run_journal(self) -> None:
         """Serve the journal; returns if it fails."""
