@@ -123,7 +123,8 @@ class Replica:
     sessions: int
     """Client sessions that are open."""
     digest: bytes
-    """Of its tree; equal on all replicas with an equal `commit`."""
+    """Of its tree; equal on all replicas with an equal `commit`. Empty if it takes too long to compute at once, as after the
+    restart of a replica with a large tree; asking again gets further."""
     durability: str = DURABLE
     """`DURABLE` or `FENCED`, as the namespace was created."""
 

@@ -19,6 +19,9 @@ from .messages import Checkpoint
 SLICE = 2000
 """Nodes whose digests are computed at one heartbeat: a few milliseconds."""
 
+SHOWN = 20_000
+"""Nodes whose digests are computed for somebody who asks about a replica: twenty or thirty milliseconds."""
+
 REMEMBERED = 4
 """Ops whose digests are kept: the replicas are rarely further apart, and who is, catches up by an image anyway."""
 

@@ -578,7 +578,8 @@ class ReplicaState:
     sessions: int
     """How many client sessions are open."""
     digest: bytes
-    """The digest of its state machine after `commit`; equal on all replicas with equal commit numbers."""
+    """The digest of its state machine after `commit`; equal on all replicas with equal commit numbers. Empty if there is
+    too much to compute at once, as after the restart of a large one; whoever asks again gets further."""
 
 
 @message(tag="vr.view_changed")

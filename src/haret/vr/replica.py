@@ -25,7 +25,7 @@ from rabble_trio import (
 
 from .configuration import Configuration, Settings, StateMachine
 from .context import Context
-from .digests import Digests
+from .digests import SHOWN, Digests
 from .messages import (
     ANY_VIEW,
     Checkpoint,
@@ -372,7 +372,7 @@ class Replica(Process):
             check(isinstance(self._state, Primary) == ctx.is_primary(ctx.view), "each view has one primary")
 
     def replica_state(self) -> ReplicaState:
-        """What `GetReplicaState` is answered with. Its cost is that of the state machine's digest."""
+        """What `GetReplicaState` is answered with."""
         ctx = self.context
         normal = self.status == "normal"
         return ReplicaState(
@@ -387,7 +387,7 @@ class Replica(Process):
             last_normal_view=ctx.last_normal_view,
             replicas=ctx.configuration.replicas,
             sessions=len(ctx.clients),
-            digest=ctx.machine.digest(),
+            digest=ctx.machine.image().digest(SHOWN) or b"",
         )
 
     def metrics(self) -> Metrics:

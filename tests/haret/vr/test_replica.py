@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from haret.vr import Configuration, ProtocolViolation, Settings
+from haret.vr.digests import SHOWN
 from haret.vr.messages import (
     ANY_VIEW,
     Behind,
@@ -179,6 +180,18 @@ def test_questions_about_a_replica_are_answered_with_the_asker_s_correlation_id(
     assert isinstance(metrics.message, Metrics)
     assert metrics.message.counters["prepares"] == 2
     assert metrics.message.gauges["commit"] == 2.0
+
+
+def test_the_digest_of_a_large_state_is_not_computed_at_once(network, monkeypatch):
+    """It would take seconds for a tree of a million nodes."""
+    network.settle()
+    network.inbox.clear()
+    budgets = []
+    picture = type(network[0].context.machine.image())
+    monkeypatch.setattr(picture, "digest", lambda self, budget: budgets.append(budget))
+    network.give(0, GetReplicaState())
+    (state,) = network.inbox
+    assert (state.message.digest, budgets) == (b"", [SHOWN])
 
 
 def test_the_only_timer_is_the_heartbeat_and_it_is_jittered(network):
