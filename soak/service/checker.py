@@ -385,22 +385,28 @@ class _Replay:
                 yield event, None
 
     def _gaps(self, event: _Event, last: int, reach: int | None) -> Iterator[int]:
-        """Ops for a call, the last one first. All if `reach` is None, or so many, no two of them without a difference: with
-        something between them that has to do with a node that the call names, or with the directory of that."""
+        """Ops for a call, the last ones first: all if `reach` is None, or the ends of so many runs of them. Between those of
+        a run nothing is known that has to do with a node that the call names, or with the directory of that. So it makes
+        a difference only for what else is put there, before it or after it."""
+        free = (op for op in range(last, event.after, -1) if self._is_free(op))
         if reach is None:
-            yield from (op for op in range(last, event.after, -1) if self._is_free(op))
+            yield from free
             return
         area = tuple(path.rpartition("/")[0] or path for path in event.paths)
-        wanted = True
+        run: list[int] = []
         for op in range(last, event.after, -1):
-            if wanted and self._is_free(op):
-                yield op
-                wanted = False
-                reach -= 1
-            if reach == 0:
-                return
+            # What is read at an op has seen what was written at it.
             at_op = [*self.reads.get(op, ()), *filter(None, (self.writes.get(op), self.placed.get(op)))]
-            wanted = wanted or any(other is not event and _related(area, other.paths) for other in at_op)
+            if run and any(other is not event and _related(area, other.paths) for other in at_op):
+                yield from dict.fromkeys((run[0], run[-1]))
+                run.clear()
+                reach -= 1
+                if reach == 0:
+                    return
+            if self._is_free(op):
+                run.append(op)
+        if run:
+            yield from dict.fromkeys((run[0], run[-1]))
 
     def _is_free(self, op: int) -> bool:
         return op not in self.writes and op not in self.placed and op not in self.seen
@@ -434,6 +440,10 @@ def _versions(event: _Event) -> Iterator[tuple[tuple[str, str] | None, int]]:
     if isinstance(outcome, CasFailed):
         if outcome.actual:
             yield (outcome.path, ""), outcome.actual
+    elif isinstance(outcome, MultiResult) and isinstance(event.call.operation, MultiCas):
+        for part, result in zip(event.call.operation.operations, outcome.value, strict=True):
+            if result.version != event.op:  # it changed nothing, and tells of the node that it found
+                yield (part.path, ""), result.version
     elif isinstance(outcome, Result | SetResult | Keys):
         yield None, outcome.version
 

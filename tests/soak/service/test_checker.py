@@ -150,6 +150,46 @@ def test_a_place_that_was_wrong_is_corrected_by_a_version_that_is_seen_later(sto
     assert story.judge().violations == ()
 
 
+def noise(story: Any) -> None:
+    """Calls without an answer that explain nothing, and ops at which they could have been executed."""
+    for number in range(5):
+        story.lose(QueuePush("/q", b"%d" % number), executed=False)
+        story.lose(SetRemove("/s", b"%d" % number), executed=False)
+    story.do(Create("/a", "blob"))
+    for number in range(200):
+        story.skip()
+        story.do(BlobPut("/a", b"%d" % number))
+
+
+@pytest.mark.parametrize("order", [(b"a", b"b"), (b"b", b"a")])
+def test_the_order_of_neighbours_without_an_answer_is_found(story: Any, order: tuple[bytes, ...]) -> None:
+    with_queue(story, b"first")
+    noise(story)
+    for element in order:
+        story.lose(QueuePush("/q", element), executed=True)
+    story.do(QueuePush("/q", b"last"))
+    for element in (b"first", *order, b"last"):
+        story.skip(5)
+        assert story.do(QueuePop("/q")).outcome.value == element
+    verdict = story.judge(budget=10_000)
+    assert (verdict.violations, verdict.executed) == ((), 2)
+
+
+def test_a_version_within_a_multi_cas_tells_when_a_call_without_an_answer_was_executed(story: Any) -> None:
+    with_queue(story)
+    story.do(Create("/s", "set"))
+    story.do(SetInsert("/s", b"x"))
+    story.do(SetInsert("/s", b"y"))
+    noise(story)
+    story.lose(SetRemove("/s", b"x"), executed=True)
+    at = story.op
+    story.skip(5)
+    result = story.do(MultiCas((), (SetInsert("/s", b"y"), QueuePush("/q", b"z")))).outcome
+    assert [part.version for part in result.value] == [at, story.op]
+    verdict = story.judge(budget=10_000)
+    assert (verdict.violations, verdict.executed) == ((), 1)
+
+
 def test_effects_that_are_overwritten_need_no_explanation(story: Any) -> None:
     story.do(Create("/a", "blob"))
     for number in range(50):
