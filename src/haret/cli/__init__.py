@@ -7,7 +7,7 @@
     admin         the table of commands for operators  (one-shot with -e, and in `haret admin`)
     session       what those commands run on: connections that are opened when they are needed
     prompt        the prompt of `haret shell` and `haret admin`, interactive or fed by a pipe
-    serve         the command that runs a server
+    serve         the command that runs a server    (collector: its garbage collection)
     dev, demo     the commands that run a cluster on this machine
     processes     its nodes, each a process
     control       how `haret dev kill` in one terminal reaches `haret dev` in another

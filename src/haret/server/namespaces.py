@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from collections import defaultdict
@@ -465,7 +466,9 @@ class NamespaceManager(Service):
         entry = self._directory.get(name or "")
         group = None if entry is None else entry.group
         for pid in () if group is None else group.on(self._node.id):
-            self._send(pid, Wake())
+            # One that does not run begins awake, and who has a full mailbox is.
+            with contextlib.suppress(ActorDown, trio.WouldBlock):
+                self._mailbox.send_nowait(pid, Wake())
 
     def _crash(self, pid: Pid) -> Done | UnknownActor:
         try:
