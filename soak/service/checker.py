@@ -30,7 +30,7 @@ from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from haret.vertree import (
     BlobPut,
@@ -50,15 +50,30 @@ from haret.vertree import (
 
 from .history import Call
 
-BUDGET: Final = 400_000
-"""Ops that one search for the places of calls without an answer may replay: about ten seconds. There are four of them."""
+BUDGET: Final = 1_500_000
+"""Ops that one search for the places of calls without an answer may replay: less than a minute."""
 
-NEAR: Final = 30
-"""Places that are tried for a call before those farther back: what explains an answer has mostly happened just before."""
 
-SEARCHES: Final = ((NEAR, 1, True), (NEAR, 2, True), (None, 2, True), (None, 3, False))
-"""One search after the other: places to try for a call, None for all; calls to place for one problem; and whether those are
-not tried anew that seem to have nothing to do with a later problem. So the last one tries everything."""
+class _Reach(NamedTuple):
+    """How far a search goes for what explains an answer, which is mostly something that happened just before."""
+
+    places: int | None = None
+    """That are tried for a call, the last ones first; None: all."""
+    calls: int | None = None
+    """That are tried for a problem, those that lost their answer last first; None: all."""
+    moves: int = 3
+    """Calls to place for one problem."""
+    jump: bool = False
+    """Whether what seems to have nothing to do with a later problem is not tried anew because of it."""
+
+
+SEARCHES: Final = (
+    _Reach(places=30, calls=10, jump=True),
+    _Reach(places=30, moves=2, jump=True),
+    _Reach(moves=2, jump=True),
+    _Reach(),
+)
+"""One search after the other. The last one tries everything."""
 
 SHOWN: Final = 10
 """Violations of one kind that are told."""
@@ -231,11 +246,11 @@ class _Replay:
             return []
         self.deepest = first
         end = f"none of {len(self.unknown)} calls without an answer explains it"
-        for reach, moves, jump in SEARCHES:
+        for reach in SEARCHES:
             self.left = self.budget
             self._place(dict.fromkeys(self.places))
             try:
-                if self._search(first, reach, moves, jump=jump):
+                if self._search(first, reach):
                     return []
             except _Exhausted:
                 end = "the search for calls without an answer that could explain it took too long"
@@ -294,11 +309,11 @@ class _Replay:
 
     # Search -----------------------------------------------------------------------------------------------------------
 
-    def _search(self, first: _Problem, reach: int | None, moves: int, *, jump: bool) -> bool:
+    def _search(self, first: _Problem, reach: _Reach) -> bool:
         """Place calls without an answer until everything fits. Tells whether that is possible."""
 
         def solutions(problem: _Problem) -> Generator[_Problem | None, None, None]:
-            return self._solve(problem, problem.op, problem.event.paths, reach, moves)
+            return self._solve(problem, reach)
 
         stack = [(first, solutions(first), dict(self.places))]
         conflict: tuple[
@@ -316,7 +331,7 @@ class _Replay:
             conflict += problem.event.paths
             stack.pop()
             # What was placed for problems that have nothing to do with it is not to blame, so it is not tried anew.
-            while jump and stack:
+            while reach.jump and stack:
                 problem, trials, before = stack[-1]
                 moved = {event for event, _ in before.items() ^ self.places.items()}
                 if _related(conflict, chain(problem.event.paths, *(event.paths for event in moved))):
@@ -325,10 +340,16 @@ class _Replay:
                 stack.pop()
         return False
 
-    def _solve(
-        self, problem: _Problem, goal: int, targets: tuple[str, ...], reach: int | None, moves: int
+    def _solve(self, problem: _Problem, reach: _Reach) -> Generator[_Problem | None, None, None]:
+        """Make what does not fit fit, in one way after the other, those of fewer moves first. Yields the next problem for
+        each, or None."""
+        for number in range(1, reach.moves + 1):
+            yield from self._solve_with(number, problem, problem.op, problem.event.paths, reach)
+
+    def _solve_with(
+        self, moves: int, problem: _Problem, goal: int, targets: tuple[str, ...], reach: _Reach
     ) -> Generator[_Problem | None, None, None]:
-        """Make what is up to the goal, an op, fit, in one way after the other. Yields the next problem for each, or None."""
+        """The ways of so many moves, none of which would do alone, to make what is up to the goal, an op, fit."""
         for event, op in self._moves(problem, targets, reach):
             undo = {event: self.places.get(event)}
             if op in self.placed:
@@ -343,10 +364,11 @@ class _Replay:
                 if following is None or following.op > goal:
                     if following is not None and following.op > self.deepest.op:
                         self.deepest = following
-                    yield following
+                    if moves == 1:
+                        yield following
                 elif moves > 1:
                     also = targets + event.paths + following.event.paths
-                    yield from self._solve(following, goal, also, reach, moves - 1)
+                    yield from self._solve_with(moves - 1, following, goal, also, reach)
             finally:
                 self._place(undo)
 
@@ -363,9 +385,7 @@ class _Replay:
                 self.places[event] = op
                 del self.states[op:]
 
-    def _moves(
-        self, problem: _Problem, targets: tuple[str, ...], reach: int | None
-    ) -> Iterator[tuple[_Event, int | None]]:
+    def _moves(self, problem: _Problem, targets: tuple[str, ...], reach: _Reach) -> Iterator[tuple[_Event, int | None]]:
         """Where calls without an answer could be put to solve a problem; None: it was not executed."""
         suspects = [event for event in self.unknown if event.after < problem.last]
         values = {*_values(problem.event.call.outcome), *_values(problem.found)}
@@ -379,17 +399,17 @@ class _Replay:
         if problem.op in self.seen and problem.op not in self.placed:
             return  # it is somebody's op; or else whoever is there may need something before it
         suspects = [event for event in suspects if _related(event.paths, targets)]
-        for event in suspects:
-            yield from ((event, op) for op in self._gaps(event, problem.last, reach))
+        for event in suspects[: reach.calls]:
+            yield from ((event, op) for op in self._gaps(event, problem.last, reach.places))
             if event in self.places:
                 yield event, None
 
-    def _gaps(self, event: _Event, last: int, reach: int | None) -> Iterator[int]:
-        """Ops for a call, the last ones first: all if `reach` is None, or the ends of so many runs of them. Between those of
+    def _gaps(self, event: _Event, last: int, places: int | None) -> Iterator[int]:
+        """Ops for a call, the last ones first: all if `places` is None, or the ends of so many runs of them. Between those of
         a run nothing is known that has to do with a node that the call names, or with the directory of that. So it makes
         a difference only for what else is put there, before it or after it."""
         free = (op for op in range(last, event.after, -1) if self._is_free(op))
-        if reach is None:
+        if places is None:
             yield from free
             return
         area = tuple(path.rpartition("/")[0] or path for path in event.paths)
@@ -400,8 +420,8 @@ class _Replay:
             if run and any(other is not event and _related(area, other.paths) for other in at_op):
                 yield from dict.fromkeys((run[0], run[-1]))
                 run.clear()
-                reach -= 1
-                if reach == 0:
+                places -= 1
+                if places == 0:
                     return
             if self._is_free(op):
                 run.append(op)
