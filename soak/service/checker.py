@@ -68,6 +68,8 @@ class _Reach(NamedTuple):
 
 
 SEARCHES: Final = (
+    _Reach(places=30, calls=10, moves=1, jump=True),
+    _Reach(places=30, calls=10, moves=2, jump=True),
     _Reach(places=30, calls=10, jump=True),
     _Reach(places=30, moves=2, jump=True),
     _Reach(moves=2, jump=True),
