@@ -33,10 +33,11 @@ TASKS: Final = 3
 THINK: Final = 0.03
 """Seconds between two calls of a task, on average: the load is there to be judged, not to be a burden."""
 
-LIFE: Final = 20.0
-"""Seconds that a client lives, on average."""
+LIFE: Final = 60.0
+"""Seconds that a client lives, on average. Those that die leave calls without an answer, and so do impatient ones: enough
+that some are executed after all, and so few that it can be found out which."""
 
-IMPATIENT: Final = 0.02
+IMPATIENT: Final = 0.005
 """The part of calls that are given up after a moment."""
 
 MOMENT: Final = 0.01
