@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from haret.simulation import Group, InvariantBroken
-from haret.simulation.small import IGNORE, Impatient, fill
+from haret.simulation.small import IGNORE, fill
 from haret.vr import ProtocolViolation, Replica, restore
 from haret.vr.context import Context
 from haret.vr.image import ImageReader
@@ -281,17 +281,10 @@ def incarnations_do_not_count(monkeypatch):
     monkeypatch.setattr(Votes, "drop_older", lambda self, known: None)
 
 
-class Counted(Impatient):
-    """Whoever restarts it once knows that, also when its disk does not."""
-
-    def __init__(self, *arguments, fresh):
-        super().__init__(*arguments, fresh=fresh, incarnation=1 if fresh else 2)
-
-
 @scenario
 def voted(simulation: Simulation) -> None:
     """Replica 2 has voted for view 1, which nobody else has heard yet, and may lose its disk; a request is prepared."""
-    fill(simulation, 1, Counted)
+    fill(simulation, 1)
     r0, r1, r2 = simulation.pids
     simulation.may_damage([r2], at_once=1)
     for replica in (r1, r2):
