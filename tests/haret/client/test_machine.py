@@ -717,6 +717,8 @@ class ExactlyOnce(RuleBasedStateMachine):
             if reply is not None and connection == self.connection and fate != "lose reply":
                 self.replies.append(reply)
         del self.network[:count]
+        if fate == "lose reply":
+            self.reconnect()  # a reply gets lost with its connection, and with everything that was to come after it
 
     def answer(self, connection: int, message: Any, fate: str) -> Any:
         match message:
