@@ -63,6 +63,12 @@ class Disk(NamedTuple):
     stored: bool
 
 
+def _disk(journal: SimulatedJournal, persisted: int, durable: int, held: Iterable[Held]) -> Disk:
+    image = None if journal.image is None else (journal.image[0], journal.image[1]())
+    records, unsynced = tuple(journal.records), tuple(journal.unsynced)
+    return Disk(journal.snapshot, records, unsynced, image, persisted, durable, tuple(held), journal.stored > 0)
+
+
 def _forget(disk: Disk) -> Disk:
     """Rule 3."""
     image = disk.image
@@ -289,7 +295,7 @@ class _Running:
             tuple(sorted(self.timers, key=repr)),
             self.up,
             self.incarnation,
-            None if self.journal is None else self._close(self.journal),
+            None if self.journal is None else _disk(self.journal, self.persisted, self.durable, self.held),
             tuple(sorted(self.watching)),
             self.damages,
         )
@@ -298,19 +304,6 @@ class _Running:
             told = tuple(self.steps.notice(self.index, message) for message in self.told.values())
             more = More(told, tuple(self.asked), frozenset(self.touched), self.ended)
         return self.steps.keep(local), tuple(self.sent), more
-
-    def _close(self, journal: SimulatedJournal) -> Disk:
-        image = None if journal.image is None else (journal.image[0], journal.image[1]())
-        return Disk(
-            journal.snapshot,
-            tuple(journal.records),
-            tuple(journal.unsynced),
-            image,
-            self.persisted,
-            self.durable,
-            tuple(self.held),
-            journal.stored > 0,
-        )
 
     # --- What can be chosen ---
 
@@ -453,19 +446,7 @@ def local_of(steps: Steps, slot: Slot) -> Local:
     """The local state of a process that runs in the world."""
     if slot.process is None:
         raise TypeError(f"explore() begins with processes that all run, and {slot.name} does not")
-    disk = None
-    if (journal := slot.journal) is not None:
-        image = None if journal.image is None else (journal.image[0], journal.image[1]())
-        disk = Disk(
-            journal.snapshot,
-            tuple(journal.records),
-            tuple(journal.unsynced),
-            image,
-            slot.persisted,
-            slot.durable,
-            tuple(slot.held),
-            journal.stored > 0,
-        )
+    disk = None if slot.journal is None else _disk(slot.journal, slot.persisted, slot.durable, slot.held)
     watching = tuple(sorted(steps.index[pid] for pid in slot.watching))
     steps.monitors = steps.monitors or bool(watching)
     timers = tuple(sorted(slot.timers, key=repr))

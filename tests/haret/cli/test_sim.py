@@ -9,6 +9,7 @@ import pytest
 from haret.cli import main, sim
 from haret.vr.states import primary
 from rabble_trio.testing import Schedule
+from tests.simulation.test_explore_group import commits_alone
 
 
 @pytest.fixture(autouse=True)
@@ -36,17 +37,6 @@ def test_table_is_for_people(capsys):
     text = capsys.readouterr().out
     assert "steps per second" in text
     assert "replicas" in text
-
-
-def commits_alone():
-    """A primary that waits for nobody."""
-    send_batch = primary.Primary._send_batch
-
-    def send(self, output):
-        send_batch(self, output)
-        self._commit_to(self.ctx.log.op, output)
-
-    return send
 
 
 @pytest.fixture
