@@ -277,7 +277,7 @@ class ClusterServer:
             attempt=self._attempts,
             certificate_names=wire.certificate_names,
         )
-        task = LinkTask(link, wire, self, self._config.heartbeat_timeout)
+        task = LinkTask(link, wire, self, self._config.heartbeat_timeout, self._executor.outlets)
         self._tasks.add(task)
         if self._stopping:
             task.finish("nobody", CloseCode.GOING_AWAY, f"{self._config.node} stops")

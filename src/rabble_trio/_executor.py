@@ -46,6 +46,7 @@ from ._messages import (
     Stop,
     Timeout,
 )
+from ._outlets import Outlets
 from ._persistence import Persistence
 from ._process import Envelope, Outbox, Process
 from ._remote import AskFailed, Remote
@@ -125,6 +126,7 @@ class Executor:
     def __init__(self, node: NodeId, journal: Journal) -> None:
         self.node = node
         self.persistence = Persistence(self, journal)
+        self.outlets = Outlets(self.persistence.begin_sync)
         self.recorder: NodeRecorder | None = None
         self.pid = Pid("executor", node, "rabble")
         self.ask_pid = Pid("ask", node, "rabble")
@@ -553,6 +555,10 @@ class Executor:
     async def run_alarms(self) -> None:
         """Wake processes whose timers are due."""
         await self.alarms.run()
+
+    async def run_outlets(self) -> None:
+        """Send what actors sent, and sync what they persisted."""
+        await self.outlets.run()
 
     async def run_journal(self) -> None:
         """Serve the journal; returns if it fails."""

@@ -107,6 +107,7 @@ class Tap(trio.abc.Stream):
         self._reading = False  # whether receive_message waits for the socket
         self._librarys_turn = trio.Event()
         self._send_lock = trio.StrictFIFOLock()
+        self._unsent = b""  # the end of a frame that was sent without waiting, as far as the kernel took it
         self._sends = 0  # messages since the last checkpoint of a sender
         self.broken: trio.BrokenResourceError | None = None
         """What the library met in the place of data."""
@@ -132,7 +133,7 @@ class Tap(trio.abc.Stream):
         A checkpoint if it has to wait, and otherwise each `SENDS_IN_A_ROW` times.
         """
         frame = binary_frame(data, masked=self._client, secluded=self._secluded)
-        sent = 0 if self._send_lock.locked() else self._write(frame)
+        sent = self._write(frame) if self.clear else 0
         if sent < len(frame):
             await self.send_all(frame[sent:] if sent else frame)
             self._sends = 0
@@ -141,6 +142,21 @@ class Tap(trio.abc.Stream):
         if self._sends >= SENDS_IN_A_ROW:
             self._sends = 0
             await trio.lowlevel.cancel_shielded_checkpoint()
+
+    @property
+    def clear(self) -> bool:
+        """Whether nobody is sending."""
+        return not (self._unsent or self._socket is None or self._send_lock.locked())
+
+    def send_message_nowait(self, data: bytes) -> bool:
+        """Send one binary message while the way is `clear`; tells whether it is sent. If not, `drain` sends the rest."""
+        frame = binary_frame(data, masked=self._client, secluded=self._secluded)
+        self._unsent = frame[self._write(frame) :]
+        return not self._unsent
+
+    async def drain(self) -> None:
+        """Send what `send_message_nowait` could not."""
+        await self.send_all(b"")
 
     async def receive_message(self) -> bytes | None:
         """The next message; None once it is the library that reads, in which the message may be found, or the reason
@@ -184,6 +200,9 @@ class Tap(trio.abc.Stream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         # The library sends pongs and farewells from its own task, and a stream takes one sender at a time.
         async with self._send_lock:
+            if self._unsent:
+                unsent, self._unsent = self._unsent, b""
+                await self._stream.send_all(unsent)
             await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:

@@ -14,11 +14,12 @@ Rules of every journal:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
+from ._errors import JournalError
 from ._ids import Pid
 
 
@@ -67,6 +68,12 @@ class Journal(ABC):
     @abstractmethod
     async def sync(self) -> None:
         """Make durable what was remembered so far. Raises `JournalError`, after which the journal is dead."""
+
+    def start_sync(self, done: Callable[[JournalError | None], object]) -> bool:
+        """Like `sync`, for who waits for many: `done` is called in Trio's thread when it is over, with its error if it has
+        one. False if this journal can't; then nothing was done.
+        """
+        return False
 
 
 @dataclass(slots=True)

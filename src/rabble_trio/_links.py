@@ -22,6 +22,7 @@ from ._errors import ConnectionClosed, LinkError
 from ._handshake import CloseCode, Hellos
 from ._ids import CorrelationId, NodeId, Pid
 from ._link import LettersReceived, Link, LinkUp, MembershipReceived
+from ._outlets import Outlets
 from ._transport import Wire
 
 FAREWELL: Final = 1.0
@@ -57,12 +58,17 @@ class LinkTask:
     `peer` and `hellos` are there once the link is up.
     """
 
-    def __init__(self, link: Link, wire: Wire, owner: LinkOwner, heartbeat_timeout: float) -> None:
+    def __init__(
+        self, link: Link, wire: Wire, owner: LinkOwner, heartbeat_timeout: float, outlets: Outlets | None = None
+    ) -> None:
         self.link = link
         self.wire = wire
         self.peer: NodeId
         self.hellos: Hellos
         self._owner = owner
+        self._outlets = outlets
+        self._opening = False  # whether the outlets are to send what waits
+        self._unsent = False  # whether a message was sent in part
         self._heartbeat_timeout = heartbeat_timeout
         self._scope = trio.CancelScope()
         self._finishing: LinkError | None = None
@@ -98,9 +104,32 @@ class LinkTask:
     def send(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> str | None:
         """Queue an envelope; see `Link.send`."""
         refused = self.link.send(to, sender, message, correlation_id)
-        if self._writer is not None:
-            self.wake()
+        if self._writer is not None and not self._opening:
+            if self._outlets is not None and self.wire.clear:
+                self._opening = True
+                self._outlets.open_soon(self._send_now)
+            else:
+                self.wake()
         return refused
+
+    def _send_now(self) -> None:
+        """Send what waits, if that needs no waiting; else it is the writer's."""
+        self._opening = False
+        link, wire = self.link, self.wire
+        now = trio.current_time()
+        while self._writer is not None and wire.clear and now < link.deadline:
+            data = link.next_message(now)
+            if data is None:
+                return
+            self._make_room()
+            self._unsent = not wire.send_nowait(data)
+            self._set_alarm(link.deadline)
+        self.wake()
+
+    def _make_room(self) -> None:
+        if not self._room.is_set():
+            self._room.set()
+            self._room = trio.Event()
 
     def do(self, step: Callable[[Link], object]) -> None:
         """Let something happen to the link that may end it."""
@@ -172,6 +201,9 @@ class LinkTask:
         link = self.link
         try:
             while True:
+                if self._unsent:
+                    self._unsent = False
+                    await self._send(None)
                 now = trio.current_time()
                 link.heard(self.wire.heard_at)
                 link.tick(now)
@@ -191,14 +223,16 @@ class LinkTask:
             pass  # the link keeps it
         self._scope.cancel()
 
-    async def _send(self, data: bytes) -> None:
-        if not self._room.is_set():
-            self._room.set()
-            self._room = trio.Event()
+    async def _send(self, data: bytes | None) -> None:
+        """Send a message, or what is left of one."""
         self._sending_since = trio.current_time()
         self._set_alarm(self._patience(self._sending_since))
         try:
-            await self.wire.send(data)
+            if data is None:
+                await self.wire.drain()
+            else:
+                self._make_room()
+                await self.wire.send(data)
         finally:
             self._sending_since = None
 

@@ -164,7 +164,10 @@ class Mailbox:
         What waited when it was asked still comes before that, and what is sent later does not: senders that never pause
         can't keep an actor from ending.
         """
-        await trio.lowlevel.checkpoint()
+        if self._actor.queue or self._actor.shutdown_requested:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             try:
                 return self.receive_nowait()

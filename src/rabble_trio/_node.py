@@ -318,6 +318,7 @@ async def open_node(
                 executor.recorder = NodeRecorder(recorder)
                 nursery.start_soon(executor.recorder.run, name=f"flight recorder of {node_id}")
             nursery.start_soon(executor.run_alarms, name=f"alarms of {node_id}")
+            nursery.start_soon(executor.run_outlets, name=f"outlets of {node_id}")
             nursery.start_soon(executor.run_journal, name=f"journal of {node_id}")
             nursery.start_soon(_refuse_older_copy, server, own_journal, name=f"older copy of {node_id}")
             root_ended = trio.Event()

@@ -42,6 +42,7 @@ class Persistence:
         self._executor = executor
         self.journal = journal
         self._dirty: dict[Actor, None] = {}  # actors with records appended since the last sync began
+        self._syncing: list[tuple[Actor, int]] | None = None  # those of the sync that is under way
         self._work = trio.Event()
         # Snapshots to take, the newest of each process.
         self._snapshots: dict[Pid, tuple[Actor, int, int, Callable[[], bytes]]] = {}
@@ -74,28 +75,46 @@ class Persistence:
             actor.persisted += 1
             if actor not in self._dirty:
                 self._dirty[actor] = None
-                self._work.set()
+                if self._syncing is None:
+                    self._executor.outlets.open_soon()
         else:
             upto = self.journal.last_index(actor.pid)
             self._snapshots[actor.pid] = (actor, upto, actor.persisted, effect.encode)
             self._snapshot_work.set()
+
+    def begin_sync(self) -> None:
+        """Begin to sync what there is to sync, if no sync is under way."""
+        if self._dirty and self._syncing is None and self._failure is None:
+            self._syncing = [(actor, actor.persisted) for actor in self._dirty]
+            self._dirty.clear()
+            if not self.journal.start_sync(self._on_synced):
+                self._work.set()
+
+    def _on_synced(self, error: Exception | None) -> None:
+        assert self._syncing is not None
+        synced, self._syncing = self._syncing, None
+        if error is not None:
+            self._fail(error)
+            return
+        for actor, count in synced:
+            self._release(actor, count)
+        self._executor.outlets.open_now()  # which begins the next sync
 
     async def run(self) -> None:
         """Sync the journal whenever there is something to sync, and release what waited for it, until it fails."""
         async with trio.open_nursery() as nursery:
             # A task of their own, because a sync must not wait until a large snapshot is encoded.
             nursery.start_soon(self._take_snapshots, name="snapshots")
-            try:
-                while True:
-                    await self._work.wait()
-                    self._work = trio.Event()
-                    dirty = [(actor, actor.persisted) for actor in self._dirty]
-                    self._dirty.clear()
-                    await self._sync()
-                    for actor, count in dirty:
-                        self._release(actor, count)
-            except JournalError:
-                nursery.cancel_scope.cancel()
+            while self._failure is None:
+                await self._work.wait()
+                self._work = trio.Event()
+                try:
+                    await self.journal.sync()
+                except Exception as error:
+                    self._on_synced(error)
+                else:
+                    self._on_synced(None)
+            nursery.cancel_scope.cancel()
 
     async def _take_snapshots(self) -> None:
         while True:

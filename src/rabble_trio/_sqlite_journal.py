@@ -30,11 +30,12 @@ logger = logging.getLogger("rabble_trio.journal")
 class _Job:
     """Something for the thread to do, and for a task to wait for."""
 
-    __slots__ = ("batches", "call", "done", "result")
+    __slots__ = ("batches", "call", "done", "result", "then")
 
     def __init__(self, batches: dict[Pid, list[bytes]] | None, call: Callable[[], Any] | None = None) -> None:
         self.batches = batches  # records to write
         self.call = call  # or something else
+        self.then: Callable[[JournalError | None], object] | None = None  # what else to do when it is done
         self.done = trio.Event()
         self.result: outcome.Outcome[Any] = outcome.Value(None)
 
@@ -142,6 +143,13 @@ class SqliteJournal(Journal):
         else:
             await trio.lowlevel.checkpoint()
 
+    def start_sync(self, done: Callable[[JournalError | None], object]) -> bool:
+        """See `Journal.start_sync`."""
+        if self._failure is not None or self._closed:
+            return False
+        self._send_pending(done)
+        return True
+
     async def distrust(self, reason: str) -> None:
         """Let no process trust what it persisted, from the next start on. Nothing can be done with this journal after it."""
 
@@ -152,8 +160,9 @@ class SqliteJournal(Journal):
         with contextlib.suppress(JournalError):
             await self._do(_Job(None, distrust))
 
-    def _send_pending(self) -> _Job:
+    def _send_pending(self, then: Callable[[JournalError | None], object] | None = None) -> _Job:
         job = _Job(self._pending)
+        job.then = then
         self._pending = {}
         self._in_flight += 1
         self._jobs.put(job)
@@ -250,6 +259,8 @@ class SqliteJournal(Journal):
             for job in jobs:
                 self._in_flight -= job.batches is not None
                 job.done.set()
+                if job.then is not None:
+                    job.then(job.result.error if isinstance(job.result, outcome.Error) else None)
 
         self._tell(report)
 

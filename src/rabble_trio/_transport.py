@@ -46,6 +46,16 @@ class Wire(Protocol):
         If it is cancelled, the connection is of no use any more.
         """
 
+    @property
+    def clear(self) -> bool:
+        """Whether `send_nowait` may be called now."""
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Send one message, while the way is `clear`; tells whether all of it is sent. If not, `drain` must be awaited."""
+
+    async def drain(self) -> None:
+        """Send what `send_nowait` left over. Raises as `send` does."""
+
     async def receive(self) -> bytes:
         """The next message. Raises `ConnectionClosed`, with the code and reason that the peer gave, if it did.
 

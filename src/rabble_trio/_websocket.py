@@ -23,7 +23,7 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Set
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVarTuple
 
 import trio
 import trio_websocket
@@ -45,6 +45,8 @@ from ._sockets import (
 )
 
 logger = logging.getLogger(__name__)
+
+Ts = TypeVarTuple("Ts")
 
 MAX_FRAME: Final = 2**20
 """Bytes in a message, as in `rabble_trio.encode`. A larger one closes the connection with code 1009."""
@@ -121,6 +123,11 @@ class Connection:
         """
         if not isinstance(data, bytes):
             raise TypeError(f"a message is bytes, not {type(data).__name__}")
+        await self._send(self._tap.send_message, data)
+        self._messages_sent += 1
+        self._bytes_sent += len(data)
+
+    async def _send(self, send: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed is not None:
             await trio.lowlevel.checkpoint()  # a loop around it must not keep all others from running
@@ -128,7 +135,7 @@ class Connection:
         if self._websocket.closed is not None:
             raise self._failed(trio.ClosedResourceError())
         try:
-            await self._tap.send_message(data)
+            await send(*args)
         except trio.Cancelled:
             self._closed = _ABNORMAL, "a send was cancelled midway"
             self._farewell_possible = False
@@ -138,8 +145,21 @@ class Connection:
                 raise self._failed(error) from None
             # Why the peer is gone may still be there to receive, so this is not the last word.
             raise ConnectionClosed(_ABNORMAL, "the peer is gone") from None
+
+    @property
+    def clear(self) -> bool:
+        """Whether `send_nowait` may be called: the connection is open, as far as is known, and nobody is sending."""
+        return self._closed is None and self._websocket.closed is None and self._tap.clear
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Send one message while the way is `clear`; tells whether all of it is sent. If not, `drain` must be awaited."""
         self._messages_sent += 1
         self._bytes_sent += len(data)
+        return self._tap.send_message_nowait(data)
+
+    async def drain(self) -> None:
+        """Send what `send_nowait` left over; like `send`."""
+        await self._send(self._tap.drain)
 
     async def receive(self) -> bytes:
         """The next message. A text message closes the connection with code 1003. Raises `ConnectionClosed`.

@@ -11,6 +11,8 @@ Rules:
    no more; the others go on without it, and it catches up later.
 5. A backup that was restarted, and whose primary remembers more acknowledgements than it has entries, has lost some of
    its disk without noticing. It gives up its memory, and recovers.
+6. What a `Prepare` says is committed is executed when the acknowledgement of its entries has left: others wait for that,
+   and nobody for the execution. When the next `Prepare` comes first, it is late, and executed at once.
 
 | message          | what it does                                                                         |
 |------------------|--------------------------------------------------------------------------------------|
@@ -66,7 +68,7 @@ class Backup(Normal):
         super().__init__(ctx)
         self._leader = ctx.configuration.primary(ctx.view)
         self._gap: Question | None = None
-        self._commit = commit
+        self._commit = commit  # up to which op may be executed
         self._resting = False
         self.handlers |= {
             Prepare: self.on_prepare,
@@ -85,15 +87,24 @@ class Backup(Normal):
     def enter(self, output: Outbox) -> Transition | None:
         self.ctx.announce(output)
         self._acknowledge(output)
-        return self._execute(self._commit, output)
+        return self._execute(output)
 
-    def _execute(self, commit: int, output: Outbox) -> Transition | None:
+    def _execute(self, output: Outbox) -> Transition | None:
+        """Execute what may be executed."""
         ctx = self.ctx
-        if commit <= ctx.commit:
+        if self._commit <= ctx.commit:
             return None
         epoch = ctx.epoch
-        ctx.execute_to(commit, output)
+        ctx.execute_to(self._commit, output)
         return ToEpoch() if ctx.epoch != epoch else None
+
+    def _execute_to(self, commit: int, output: Outbox) -> Transition | None:
+        self._commit = max(self._commit, commit)
+        return self._execute(output)
+
+    def on_persisted(self, output: Outbox) -> Transition | None:
+        """Rule 6: the acknowledgement has left."""
+        return self._execute(output)
 
     def tick(self, output: Outbox) -> Transition | None:
         if self.silence == 0:
@@ -127,11 +138,17 @@ class Backup(Normal):
         if ctx.unsynced > ctx.settings.max_unsynced:
             ctx.count("dropped_disk_slow")
         elif first <= ctx.log.op + 1:
+            late = self._execute(output)
+            if late is not None:
+                return late
             self._append_new(first, message.entries, output)
             self._acknowledge(output)
+            if ctx.unsynced:
+                self._commit = max(self._commit, message.commit)
+                return None
         else:
             self._ask(output)
-        return self._execute(message.commit, output)
+        return self._execute_to(message.commit, output)
 
     def on_commit(self, message: Commit, sender: Pid, cid: CorrelationId | None, output: Outbox) -> Transition | None:
         """The primary lives. What it has and this replica has not was lost on the way."""
@@ -141,7 +158,7 @@ class Backup(Normal):
             self._ask(output)
         if message.op > message.commit:
             self._acknowledge(output)
-        return self._execute(message.commit, output)
+        return self._execute_to(message.commit, output)
 
     def on_start_view(
         self, message: StartView, sender: Pid, cid: CorrelationId | None, output: Outbox
@@ -161,7 +178,7 @@ class Backup(Normal):
         if message.op > ctx.log.op:
             self._ask(output)
             return None
-        transition = self._execute(message.op, output)
+        transition = self._execute_to(message.op, output)
         self._resting = ctx.unsynced == 0 and ctx.undigested is None and self._gap is None
         return transition
 
@@ -200,7 +217,7 @@ class Backup(Normal):
             gap.ask(ctx.view, ctx.view, ctx.log.op, output)
         else:
             self._gap = None
-        return self._execute(message.commit, output)
+        return self._execute_to(message.commit, output)
 
     def on_image_part(
         self, message: ImagePart, sender: Pid, cid: CorrelationId | None, output: Outbox
