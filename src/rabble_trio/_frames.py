@@ -151,6 +151,9 @@ class Tap(trio.abc.Stream):
     def send_message_nowait(self, data: bytes) -> bool:
         """Send one binary message while the way is `clear`; tells whether it is sent. If not, `drain` sends the rest."""
         frame = binary_frame(data, masked=self._client, secluded=self._secluded)
+        if not self.clear:
+            self._unsent += frame
+            return False
         self._unsent = frame[self._write(frame) :]
         return not self._unsent
 

@@ -71,6 +71,8 @@ FAREWELL: Final = 0.5
 """Seconds that closing a client may take to say goodbye to its session."""
 
 _RESULTS: Final = frozenset({WriteResult, SetResult, Keys, MultiResult})
+STREAM: Final = 25
+
 _INF: Final = float("inf")
 
 
@@ -153,6 +155,7 @@ class Client:
         self._connection: Connection | None = None
         self._connection_scope: trio.CancelScope | None = None
         self._endpoint: str | None = None
+        self._unsent = False
         self._connections = 0
         self._closed = False
 
@@ -327,12 +330,23 @@ class Client:
                 ending = outcome.Error(result) if isinstance(result, HaretError) else outcome.Value(result)
                 trio.lowlevel.reschedule(call.waiter, ending)
         if machine.outgoing:
+            if len(machine.outgoing) >= STREAM and not self._unsent and self._connection is not None:
+                self._send_now(self._connection)
             self._work.set()
         if machine.alarm:
             machine.alarm = False
             self._alarm.set()
         if machine.broken is not None and self._connection_scope is not None:
             self._connection_scope.cancel()
+
+    def _send_now(self, connection: Connection) -> None:
+        """Send what there is, if that needs no waiting."""
+        if not connection.clear:
+            return
+        machine = self._machine
+        messages, machine.outgoing = machine.outgoing, []
+        for frame in frames(messages):
+            self._unsent = not connection.send_nowait(frame)
 
     async def _keep_time(self) -> None:
         while True:
@@ -389,6 +403,9 @@ class Client:
     async def _send(self, connection: Connection) -> None:
         machine = self._machine
         while True:
+            if self._unsent:
+                self._unsent = False
+                await connection.drain()
             if not machine.outgoing:
                 self._flushed.set()
                 self._work = trio.Event()

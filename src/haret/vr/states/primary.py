@@ -95,6 +95,8 @@ MAX_NUMBER = 2**63 - 1
 """Session and request numbers stay below it, so that they fit the wire and sums of them don't grow."""
 
 
+WAIT = 0.001
+
 LAG = 1000
 """Entries that a new replica may lack when it becomes a member: they take it a fraction of a second."""
 
@@ -127,6 +129,9 @@ class Primary(Normal):
         "_commit",
         "_ends",
         "_gathering",
+        "_expected",
+        "_patient",
+        "_seen",
         "_idle",
         "_incarnations",
         "_learners",
@@ -150,6 +155,9 @@ class Primary(Normal):
         self._queue: list[Entry] = []
         self._ends: deque[int] = deque()
         self._gathering = False  # the timer runs
+        self._expected = 0
+        self._patient = False
+        self._seen = 0
         self._quiet = True
         self._closing = False  # a reconfiguration was accepted
         self._planned: _Planned | None = None
@@ -354,6 +362,8 @@ class Primary(Normal):
         self._queue.append(entry)
         self._bytes += entry_size(entry)
         pending[key] = (sender, cid)
+        if self._expected:
+            self._expected -= 1
         if self._may_send():
             self._gather(output)
 
@@ -365,12 +375,21 @@ class Primary(Normal):
         """Something may go, and what is in the mailbox behind it may go with it."""
         if not self.ctx.settings.gather:
             self.gathered(output)
-        elif not self._gathering:
-            self._gathering = True
-            output.start_timer(0, self.ctx.gather_timer)
+        else:
+            wait = self._expected > len(self._queue) // 8
+            if not self._gathering or (self._patient and not wait):
+                self._gathering = True
+                self._patient = wait
+                output.start_timer(WAIT if wait else 0, self.ctx.gather_timer)
 
     def gathered(self, output: Outbox) -> None:
+        if self._patient and len(self._queue) > self._seen and self._expected > len(self._queue) // 8:
+            self._seen = len(self._queue)
+            output.start_timer(WAIT, self.ctx.gather_timer)
+            return
         self._gathering = False
+        self._expected = 0
+        self._seen = 0
         if self._may_send():
             self._send_batch(output)
         if self._reads.may_begin:
@@ -479,6 +498,7 @@ class Primary(Normal):
                 asker = pending.pop((session, number), None)
                 if asker is None:
                     continue
+                self._expected += 1
                 if done is not None:
                     # What is committed is known to a quorum, so the answer need not wait for this replica's disk.
                     send(asker[0], Reply(session, number, done[0], epoch, view, done[1]), asker[1], held=False)
