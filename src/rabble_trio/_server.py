@@ -180,6 +180,8 @@ class _Peer:
         self.deadlines: deque[tuple[float, int]] = deque()  # when which request fails; may hold answered ones
         self.outgoing: deque[bytes] = deque()
         self.wake = trio.Event()
+        self.ready = False
+        self.unsent = False
         self.scope = trio.CancelScope()
 
 
@@ -212,6 +214,7 @@ class WebsocketService(Service):
         self._peers: dict[int, _Peer] = {}
         self._followers: dict[Hashable, dict[_Peer, None]] = {}  # by topic
         self._numbers = 0
+        self._ready: list[_Peer] = []
         self._counts: Counter[str] = Counter()
         self._mailbox: Mailbox
         self._requests_pending = trio.Event()
@@ -236,7 +239,7 @@ class WebsocketService(Service):
                         envelope = mailbox.receive_nowait()
                     self._on_envelope(envelope)
                 except trio.WouldBlock:
-                    pass
+                    self._send_now()
                 except trio.EndOfChannel:
                     break
             nursery.cancel_scope.cancel()
@@ -297,12 +300,14 @@ class WebsocketService(Service):
         except DecodeError as error:
             self._counts["garbled"] += 1
             self._guarded(peer, partial(handler.garbled, str(error)))
+            self._send_now()
             return
         self._counts["messages"] += len(messages)
         for start in range(0, len(messages), BUDGET):
             if start:
                 await trio.lowlevel.checkpoint()
             self._guarded(peer, partial(self._hand_over, messages[start : start + BUDGET], handler))
+            self._send_now()
             if output.close_reason is not None:
                 return
 
@@ -312,23 +317,42 @@ class WebsocketService(Service):
             if output.close_reason is None:
                 handler.received(message, output)
 
+    def _send_now(self) -> None:
+        """Send the replies that are there, as far as that needs no waiting."""
+        for peer in self._ready:
+            peer.ready = False
+            outgoing, connection = peer.outgoing, peer.connection
+            while outgoing and connection.clear:
+                peer.unsent = not connection.send_nowait(self._frame(peer))
+            if outgoing or peer.unsent:
+                peer.wake.set()
+        self._ready.clear()
+
+    @staticmethod
+    def _frame(peer: _Peer) -> bytes:
+        outgoing = peer.outgoing
+        batch = [outgoing.popleft()]
+        size = len(batch[0])
+        while outgoing and size + len(outgoing[0]) < BATCH_BYTES:
+            batch.append(outgoing.popleft())
+            size += len(batch[-1])
+        peer.output.backlog -= size
+        return join_batch(batch)
+
     async def _write(self, peer: _Peer) -> None:
         outgoing = peer.outgoing
         try:
             while True:
+                if peer.unsent:
+                    peer.unsent = False
+                    await peer.connection.drain()
                 if not outgoing:
                     if peer.output.close_reason is not None:
                         break
                     peer.wake = trio.Event()
                     await peer.wake.wait()
                     continue
-                batch = [outgoing.popleft()]
-                size = len(batch[0])
-                while outgoing and size + len(outgoing[0]) < BATCH_BYTES:
-                    size += len(outgoing[0])
-                    batch.append(outgoing.popleft())
-                peer.output.backlog -= sum(map(len, batch))
-                await peer.connection.send(join_batch(batch))
+                await peer.connection.send(self._frame(peer))
             await peer.connection.aclose(POLICY_VIOLATION, peer.output.close_reason)
         except ConnectionClosed:
             pass
@@ -368,7 +392,9 @@ class WebsocketService(Service):
                 output.backlog += len(data)
             self._counts["replies"] += len(output.replies)
             output.replies.clear()
-            peer.wake.set()
+            if not peer.ready:
+                peer.ready = True
+                self._ready.append(peer)
             if output.backlog > self._limits.max_reply_bytes:
                 self._cut_off(peer)
         if output.close_reason is not None:
@@ -440,6 +466,7 @@ class WebsocketService(Service):
                     if number in pending:
                         self._counts["timeouts"] += 1
                         self._guarded(peer, partial(self._expire, peer, number))
+                        self._send_now()
                 if pending:
                     self._requests_pending.set()
 
