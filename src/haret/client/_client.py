@@ -71,7 +71,7 @@ FAREWELL: Final = 0.5
 """Seconds that closing a client may take to say goodbye to its session."""
 
 _RESULTS: Final = frozenset({WriteResult, SetResult, Keys, MultiResult})
-STREAM: Final = 25
+STREAM: Final = 50
 
 _INF: Final = float("inf")
 

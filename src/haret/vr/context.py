@@ -77,6 +77,7 @@ class Context:
         "epoch",
         "epoch_start",
         "gather_timer",
+        "commit_timer",
         "images",
         "incarnation",
         "known",
@@ -123,6 +124,7 @@ class Context:
         self.pid: Pid
         self.tick_timer: CorrelationId
         self.gather_timer: CorrelationId
+        self.commit_timer: CorrelationId
         """Of the only timers that there are: the heartbeat's, and that of `Settings.gather`."""
         self.started = False
         """Whether the replica knows who it is."""
@@ -168,6 +170,7 @@ class Context:
         """The replica learns who it is."""
         self.pid = pid
         self.tick_timer, self.gather_timer = CorrelationId(pid, 1), CorrelationId(pid, 2)
+        self.commit_timer = CorrelationId(pid, 3)
         self.started = True
         self.peers = tuple(member for member in self.configuration.replicas if member != pid)
         self.members = frozenset(self.peers)

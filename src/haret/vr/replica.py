@@ -276,6 +276,8 @@ class Replica(Process):
                     self._start_timer(output)
             case Timeout() if cid == ctx.gather_timer:
                 self._state.gathered(output)
+            case Timeout() if cid == ctx.commit_timer:
+                transition = self._state.went_on(output)
             case Wake():
                 pass
             case Persisted(count=count):

@@ -149,6 +149,9 @@ class State:
     def gathered(self, output: Outbox) -> None:
         """`Context.gather_timer` fired: all that was in the mailbox when it was started has been handled."""
 
+    def went_on(self, output: Outbox) -> Transition | None:
+        return None
+
     def wake(self) -> None:
         """Somebody spoke to this replica."""
 

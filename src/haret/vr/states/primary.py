@@ -96,6 +96,7 @@ MAX_NUMBER = 2**63 - 1
 
 
 WAIT = 0.001
+CHUNK = 50
 
 LAG = 1000
 """Entries that a new replica may lack when it becomes a member: they take it a fraction of a second."""
@@ -131,6 +132,7 @@ class Primary(Normal):
         "_gathering",
         "_expected",
         "_patient",
+        "_goal",
         "_seen",
         "_idle",
         "_incarnations",
@@ -157,6 +159,7 @@ class Primary(Normal):
         self._gathering = False  # the timer runs
         self._expected = 0
         self._patient = False
+        self._goal = commit
         self._seen = 0
         self._quiet = True
         self._closing = False  # a reconfiguration was accepted
@@ -466,24 +469,32 @@ class Primary(Normal):
         own = ctx.own_vote if ctx.settled else NOTHING
         # The last of them all is the slowest, so its vote is only needed if there is no quorum without it.
         commit = acknowledged((*votes, own), ctx.quorum)
-        return self._commit_to(commit, output) if commit > ctx.commit else None
+        return self._commit_to(commit, output) if commit > self._goal else None
 
     def _commit_to(self, commit: int, output: Outbox) -> Transition | None:
         """Section 4.1, step 5: execute, reply."""
-        ctx, ends = self.ctx, self._ends
-        epoch, view = ctx.epoch, ctx.view
-        while ctx.commit < commit:
-            entries = ctx.log.slice(ctx.commit, ctx.segment(commit))
-            self._execute(entries, output)
-            ctx.executed(entries, output)
-        if ctx.epoch != epoch:
-            return self._end_epoch(epoch, view, output)
+        ends = self._ends
+        self._goal = commit
         self.heard()
         while ends and ends[0] <= commit:
             ends.popleft()
         while self._may_send():
             self._send_batch(output)
+        return self.went_on(output)
+
+    def went_on(self, output: Outbox) -> Transition | None:
+        ctx = self.ctx
+        epoch, view = ctx.epoch, ctx.view
+        upto = ctx.segment(min(self._goal, ctx.commit + CHUNK))
+        if ctx.commit < upto:
+            entries = ctx.log.slice(ctx.commit, upto)
+            self._execute(entries, output)
+            ctx.executed(entries, output)
+        if ctx.epoch != epoch:
+            return self._end_epoch(epoch, view, output)
         self._reads.committed(output)
+        if ctx.commit < self._goal:
+            output.start_timer(0, ctx.commit_timer)
         return None
 
     def _execute(self, entries: list[Entry], output: Outbox) -> None:
