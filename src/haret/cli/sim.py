@@ -16,7 +16,7 @@ from haret.simulation import Campaign
 from haret.simulation.small import explore_group
 from rabble_trio.testing import Schedule, ScheduleError, minimize
 
-from .failures import CommandFailed, Exit
+from .failures import CommandFailed, Exit, UsageError
 from .output import Answer, Console
 
 PROGRESS: Final = 2.0
@@ -27,6 +27,29 @@ DEFAULT_RUNS: Final = 100
 
 DEFAULT_STEPS: Final = 1000
 """Long enough for several view changes, short enough that a failing run is readable."""
+
+RANDOM: Final = "random runs"
+REPLAY: Final = "--replay"
+EXPLORE: Final = "--explore"
+
+OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    RANDOM: {
+        "seed": 0,
+        "runs": DEFAULT_RUNS,
+        "steps": DEFAULT_STEPS,
+        "fenced": False,
+        "spares": 0,
+        "replicas": 3,
+        "clients": 2,
+        "minimize": False,
+        "save": ".",
+    },
+    REPLAY: {"minimize": False},
+    EXPLORE: {"requests": 2, "fires": 1, "crashes": 1, "save": "."},
+}
+"""The options of each kind of test, and what they are if they are left out. Those of another kind are refused: whoever
+gives one expects it to have an effect. The parser has no defaults, so that one that was given is told from one that was
+not."""
 
 MAX_STATES: Final = 10_000_000
 """Of an exploration, which then ends as incomplete: some 7 GB of memory."""
@@ -48,27 +71,27 @@ def add_parser(place: Any, parents: Sequence[argparse.ArgumentParser]) -> None:
         "  haret sim --explore --fires 2      (three million orders of events: minutes, and 2 GB of memory)",
         parents=list(parents),
     )
-    parser.add_argument("--seed", type=_at_least(0), default=0, metavar="N", help="of the first run (default 0)")
+    parser.add_argument("--seed", type=_at_least(0), metavar="N", help="of the first run (default 0)")
+    parser.add_argument("--runs", type=_at_least(1), metavar="N", help=f"how many (default {DEFAULT_RUNS})")
+    parser.add_argument("--steps", type=_at_least(1), metavar="N", help=f"in each (default {DEFAULT_STEPS})")
     parser.add_argument(
-        "--runs", type=_at_least(1), default=DEFAULT_RUNS, metavar="N", help=f"how many (default {DEFAULT_RUNS})"
+        "--fenced", action="store_true", default=None, help="logs in memory only: groups in mode fenced"
     )
     parser.add_argument(
-        "--steps", type=_at_least(1), default=DEFAULT_STEPS, metavar="N", help=f"in each (default {DEFAULT_STEPS})"
+        "--spares", type=int, choices=range(5), help="replicas that take turns in the group (default 0)"
     )
-    parser.add_argument("--fenced", action="store_true", help="logs in memory only: groups in mode fenced")
-    parser.add_argument(
-        "--spares", type=int, choices=range(5), default=0, help="replicas that take turns in the group (default 0)"
-    )
-    parser.add_argument("--replicas", type=int, choices=(3, 4, 5, 7), default=3, help="in the group (default 3)")
-    parser.add_argument("--clients", type=_at_least(1), default=2, metavar="N", help="beside it (default 2)")
+    parser.add_argument("--replicas", type=int, choices=(3, 4, 5, 7), help="in the group (default 3)")
+    parser.add_argument("--clients", type=_at_least(1), metavar="N", help="beside it (default 2)")
     parser.add_argument("--replay", metavar="FILE", help="repeat a saved schedule instead")
-    parser.add_argument("--minimize", action="store_true", help="shorten a failing schedule to what the failure needs")
+    parser.add_argument(
+        "--minimize", action="store_true", default=None, help="shorten a failing schedule to what the failure needs"
+    )
+    parser.add_argument("--save", metavar="DIR", help="where failing schedules go (default here)")
     small = parser.add_argument_group("every order of events in three replicas, instead of random runs")
     small.add_argument("--explore", action="store_true", help="try all that there are within these bounds:")
-    small.add_argument("--requests", type=_at_least(1), default=2, metavar="N", help="of a client (default 2)")
-    small.add_argument("--fires", type=_at_least(0), default=1, metavar="N", help="of timers (default 1)")
-    small.add_argument("--crashes", type=_at_least(0), default=1, metavar="N", help="for good (default 1)")
-    parser.add_argument("--save", metavar="DIR", default=".", help="where failing schedules go (default here)")
+    small.add_argument("--requests", type=_at_least(1), metavar="N", help="of a client (default 2)")
+    small.add_argument("--fires", type=_at_least(0), metavar="N", help="of timers (default 1)")
+    small.add_argument("--crashes", type=_at_least(0), metavar="N", help="for good (default 1)")
     parser.set_defaults(start=start)
 
 
@@ -83,6 +106,7 @@ def _at_least(smallest: int) -> Any:
 
 def start(options: argparse.Namespace, console: Console) -> int:
     """Run, or repeat."""
+    _complete(options)
     if options.replay is not None:
         return _replay(options, console)
     folder = Path(options.save)
@@ -110,6 +134,21 @@ def start(options: argparse.Namespace, console: Console) -> int:
         _minimize(campaign.failed, path, console)
     console.complain(f"replay it with: haret sim --replay {path}\n")
     return Exit.FAILURE
+
+
+def _complete(options: argparse.Namespace) -> None:
+    """Fill in what was left out, and refuse what would have no effect."""
+    hint = "`haret sim --help` tells which options there are for what"
+    if options.explore and options.replay is not None:
+        raise UsageError("--explore and --replay are two things to do: choose one", hint)
+    kind = EXPLORE if options.explore else RANDOM if options.replay is None else REPLAY
+    for name in {name: None for names in OPTIONS.values() for name in names}:
+        given = getattr(options, name) is not None
+        if given and name not in OPTIONS[kind]:
+            owners = " and ".join(owner for owner, names in OPTIONS.items() if name in names)
+            raise UsageError(f"--{name} is an option of {owners}, not of {kind}", hint)
+        if not given:
+            setattr(options, name, OPTIONS[kind].get(name))
 
 
 def _run(campaign: Campaign, console: Console) -> float:

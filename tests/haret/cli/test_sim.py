@@ -81,6 +81,45 @@ def test_what_is_wrong_with_the_arguments(capsys, here, arguments, text):
     assert text in capsys.readouterr().err
 
 
+RANDOM = [
+    ("--seed", "0"),
+    ("--runs", "100"),
+    ("--steps", "1000"),
+    ("--fenced",),
+    ("--spares", "0"),
+    ("--replicas", "3"),
+    ("--clients", "2"),
+]
+EXPLORED = [("--requests", "2"), ("--fires", "1"), ("--crashes", "1")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "belongs"),
+    [
+        *[(("--explore",), option, "random runs, not of --explore") for option in RANDOM],
+        *[(("--replay", "x"), option, "random runs, not of --replay") for option in RANDOM],
+        *[((), option, "--explore, not of random runs") for option in EXPLORED],
+        *[(("--replay", "x"), option, "--explore, not of --replay") for option in EXPLORED],
+        (("--explore",), ("--minimize",), "random runs and --replay, not of --explore"),
+        (("--replay", "x"), ("--save", "."), "random runs and --explore, not of --replay"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_an_option_of_another_kind_of_test_is_refused_even_if_it_has_the_default_value(
+    monkeypatch, capsys, kind, option, belongs
+):
+    for work in ("_run", "_explore", "_replay"):
+        monkeypatch.setattr(sim, work, lambda *_: pytest.fail("it began to work"))
+    for arguments in ([*kind, *option], [*option, *kind]):
+        assert main(["sim", *arguments]) == 2
+        assert f"{option[0]} is an option of {belongs}" in capsys.readouterr().err
+
+
+def test_only_one_of_explore_and_replay(capsys):
+    assert main(["sim", "--explore", "--replay", "x"]) == 2
+    assert "--explore and --replay" in capsys.readouterr().err
+
+
 def test_every_order_of_events(capsys, here):
     assert main(["sim", "--explore", "--requests", "1", "--fires", "1", "-o", "json"]) == 0
     found = figures(capsys)
