@@ -149,12 +149,11 @@ class Tap(trio.abc.Stream):
         return not (self._unsent or self._socket is None or self._send_lock.locked())
 
     def send_message_nowait(self, data: bytes) -> bool:
-        """Send one binary message while the way is `clear`; tells whether it is sent. If not, `drain` sends the rest."""
+        """Send one binary message, or several, beginning while the way is `clear`; tells whether all is sent. If not, `drain`
+        sends the rest.
+        """
         frame = binary_frame(data, masked=self._client, secluded=self._secluded)
-        if not self.clear:
-            self._unsent += frame
-            return False
-        self._unsent = frame[self._write(frame) :]
+        self._unsent = self._unsent + frame if self._unsent else frame[self._write(frame) :]
         return not self._unsent
 
     async def drain(self) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import sqlite3
 import struct
 from collections import deque
@@ -56,7 +57,8 @@ PURGE_BYTES: Final = 4 * 1024 * 1024
 """Bytes of garbage that are deleted between two syncs of records, as large rows take longer."""
 
 CHECKPOINT_BYTES: Final = 8 * 1024 * 1024
-"""Bytes written to the write-ahead log before it is copied into the main file, which takes some ten milliseconds."""
+"""Bytes written to the write-ahead log before it is copied into the main file, at most, and two thirds of it at least. That
+takes some ten milliseconds, in which nothing is synced: nodes that write the same must not do it at the same time."""
 
 ROWS: Final = 64
 """Rows that one statement writes, at most. This thread gives its turn away with each statement, and when the event loop
@@ -176,6 +178,7 @@ class JournalFile(Generic[T]):
         self._writing: deque[_Writing[T]] = deque()
         self._garbage: deque[tuple[str, int, int]] = deque()  # in which table, of whom, and below which place
         self._unchecked = 0  # bytes written since the last checkpoint, roughly
+        self._checkpoint_bytes = _checkpoint_bytes()
 
     # What is in it ----------------------------------------------------------------------------------------------------
 
@@ -337,7 +340,7 @@ class JournalFile(Generic[T]):
     @property
     def has_work(self) -> bool:
         """Whether there is something for `step` to do."""
-        return bool(self._writing or self._garbage) or self._unchecked > CHECKPOINT_BYTES
+        return bool(self._writing or self._garbage) or self._unchecked > self._checkpoint_bytes
 
     @property
     def has_snapshot(self) -> bool:
@@ -346,9 +349,10 @@ class JournalFile(Generic[T]):
 
     def step(self) -> T | None:
         """Do a bounded piece of work; tells which snapshot it made durable, if it did."""
-        if self._unchecked > CHECKPOINT_BYTES:
+        if self._unchecked > self._checkpoint_bytes:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             self._unchecked = 0
+            self._checkpoint_bytes = _checkpoint_bytes()
         elif self._writing:
             return self._write_chunk(self._writing[0])
         elif self._garbage:
@@ -501,6 +505,10 @@ class JournalFile(Generic[T]):
         values = astuple(self._state)
         self._connection.execute("DELETE FROM journal")
         self._connection.execute(INSERT_STATE, (*values, seal(self.identity, values)))
+
+
+def _checkpoint_bytes() -> float:
+    return CHECKPOINT_BYTES * random.uniform(2 / 3, 1)
 
 
 def _pieces(records: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

@@ -43,7 +43,7 @@ class Persistence:
         self.journal = journal
         self._dirty: dict[Actor, None] = {}  # actors with records appended since the last sync began
         self._syncing: list[tuple[Actor, int]] | None = None  # those of the sync that is under way
-        self._work = trio.Event()
+        self._work = trio.Event()  # for the task: the journal can't sync without one, or has failed
         # Snapshots to take, the newest of each process.
         self._snapshots: dict[Pid, tuple[Actor, int, int, Callable[[], bytes]]] = {}
         self._snapshot_work = trio.Event()
@@ -83,7 +83,7 @@ class Persistence:
             self._snapshot_work.set()
 
     def begin_sync(self) -> None:
-        """Begin to sync what there is to sync, if no sync is under way."""
+        """Begin to sync what there is to sync, if no sync is under way. The executor calls it at the end of a turn."""
         if self._dirty and self._syncing is None and self._failure is None:
             self._syncing = [(actor, actor.persisted) for actor in self._dirty]
             self._dirty.clear()
@@ -101,12 +101,14 @@ class Persistence:
         self._executor.outlets.open_now()  # which begins the next sync
 
     async def run(self) -> None:
-        """Sync the journal whenever there is something to sync, and release what waited for it, until it fails."""
+        """Take snapshots, and await the syncs of a journal that has to be awaited, until it fails."""
         async with trio.open_nursery() as nursery:
             # A task of their own, because a sync must not wait until a large snapshot is encoded.
             nursery.start_soon(self._take_snapshots, name="snapshots")
-            while self._failure is None:
+            while True:
                 await self._work.wait()
+                if self._failure is not None:
+                    break
                 self._work = trio.Event()
                 try:
                     await self.journal.sync()
@@ -168,6 +170,7 @@ class Persistence:
             return
         logger.critical("%s: the journal failed, so processes that persist stop: %s", self._executor.node, error)
         self._failure = error
+        self._work.set()
         for actor in list(self._executor.actors.values()):
             if actor.persisted:
                 actor.kill(_journal_error(error))

@@ -180,8 +180,8 @@ class _Peer:
         self.deadlines: deque[tuple[float, int]] = deque()  # when which request fails; may hold answered ones
         self.outgoing: deque[bytes] = deque()
         self.wake = trio.Event()
-        self.ready = False
-        self.unsent = False
+        self.ready = False  # whether it is among those that are sent replies at the end of this turn
+        self.unsent = False  # whether a frame was sent in part
         self.scope = trio.CancelScope()
 
 
@@ -214,7 +214,7 @@ class WebsocketService(Service):
         self._peers: dict[int, _Peer] = {}
         self._followers: dict[Hashable, dict[_Peer, None]] = {}  # by topic
         self._numbers = 0
-        self._ready: list[_Peer] = []
+        self._ready: list[_Peer] = []  # who is to be sent replies at the end of this turn
         self._counts: Counter[str] = Counter()
         self._mailbox: Mailbox
         self._requests_pending = trio.Event()
@@ -239,9 +239,10 @@ class WebsocketService(Service):
                         envelope = mailbox.receive_nowait()
                     self._on_envelope(envelope)
                 except trio.WouldBlock:
-                    self._send_now()
+                    pass
                 except trio.EndOfChannel:
                     break
+                self._send_now()
             nursery.cancel_scope.cancel()
 
     async def _listen(self) -> None:
@@ -323,13 +324,13 @@ class WebsocketService(Service):
             peer.ready = False
             outgoing, connection = peer.outgoing, peer.connection
             while outgoing and connection.clear:
-                peer.unsent = not connection.send_nowait(self._frame(peer))
+                peer.unsent = not connection.send_nowait(self._next_frame(peer))
             if outgoing or peer.unsent:
                 peer.wake.set()
         self._ready.clear()
 
     @staticmethod
-    def _frame(peer: _Peer) -> bytes:
+    def _next_frame(peer: _Peer) -> bytes:
         outgoing = peer.outgoing
         batch = [outgoing.popleft()]
         size = len(batch[0])
@@ -352,7 +353,7 @@ class WebsocketService(Service):
                     peer.wake = trio.Event()
                     await peer.wake.wait()
                     continue
-                await peer.connection.send(self._frame(peer))
+                await peer.connection.send(self._next_frame(peer))
             await peer.connection.aclose(POLICY_VIOLATION, peer.output.close_reason)
         except ConnectionClosed:
             pass

@@ -30,7 +30,7 @@ logger = logging.getLogger("rabble_trio.journal")
 class _Job:
     """Something for the thread to do, and for a task to wait for."""
 
-    __slots__ = ("batches", "call", "done", "result", "then")
+    __slots__ = ("batches", "call", "done", "error", "result", "then")
 
     def __init__(self, batches: dict[Pid, list[bytes]] | None, call: Callable[[], Any] | None = None) -> None:
         self.batches = batches  # records to write
@@ -38,6 +38,7 @@ class _Job:
         self.then: Callable[[JournalError | None], object] | None = None  # what else to do when it is done
         self.done = trio.Event()
         self.result: outcome.Outcome[Any] = outcome.Value(None)
+        self.error: JournalError | None = None  # of the journal
 
 
 _LATER = object()
@@ -250,7 +251,8 @@ class SqliteJournal(Journal):
         self._failure = error
         while waiting or not self._ending:
             for job in waiting:
-                job.result = outcome.Error(JournalError(str(error)))
+                job.error = JournalError(str(error))
+                job.result = outcome.Error(job.error)
             self._report(waiting)
             waiting = self._take(block=True)
 
@@ -260,7 +262,7 @@ class SqliteJournal(Journal):
                 self._in_flight -= job.batches is not None
                 job.done.set()
                 if job.then is not None:
-                    job.then(job.result.error if isinstance(job.result, outcome.Error) else None)
+                    job.then(job.error)
 
         self._tell(report)
 

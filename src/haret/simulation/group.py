@@ -177,6 +177,10 @@ def draw_settings(random: Random, gather: bool) -> Settings:
         max_unsynced=one_of(3, 1000),
         rest_after=float(one_of(0, 0, 1)) / 5,
         gather=gather,
+        # Waiting for others takes longer than a client's tick now and then; portions are smaller than batches.
+        gather_wait=0.02,
+        gather_least=one_of(1, 2, 3) if gather else 1,
+        answer_batch=one_of(1, 2, 1000) if gather else 1,
     )
 
 

@@ -66,7 +66,14 @@ class Settings:
     pipeline: int = 2
     """How many `Prepare` batches may be under way. More shorten the wait, fewer make larger, cheaper batches."""
     gather: bool = True
-    """Whether a request or a read waits for those that are in the mailbox behind it, to go together: by a timer of 0 s."""
+    """Whether a request or a read waits for those that are in the mailbox behind it, to go together, and for those that are
+    likely to come: see `haret.vr.gathering`. Without it, a batch is answered in one step, too."""
+    gather_wait: float = 0.001
+    """How long it waits for the next of those that are likely to come: several times what a client needs to ask again."""
+    gather_least: int = 8
+    """How many must be likely to come, so that it waits for them: a batch costs about as much as this many requests."""
+    answer_batch: int = 50
+    """Entries that a primary executes in a row before their answers leave, so that clients don't wait for the last one."""
     batch_entries: int = 1024
     """Entries in one `Prepare` or `NewState`: bounds the time that a receiver needs for one message."""
     batch_bytes: int = 256 * 1024

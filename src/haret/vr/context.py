@@ -47,7 +47,7 @@ from .violation import check
 if TYPE_CHECKING:
     from random import Random
 
-MIN_JOURNAL = 4 * 1024 * 1024
+MIN_JOURNAL = 8 * 1024 * 1024
 """Bytes of records that are worth a snapshot at least: reading them back takes a fraction of a second."""
 
 SERVER_IDLE = 100
@@ -69,6 +69,7 @@ class Context:
         "_snapshot_due",
         "clients",
         "commit",
+        "commit_timer",
         "configuration",
         "counters",
         "durable",
@@ -77,7 +78,6 @@ class Context:
         "epoch",
         "epoch_start",
         "gather_timer",
-        "commit_timer",
         "images",
         "incarnation",
         "known",
@@ -125,7 +125,8 @@ class Context:
         self.tick_timer: CorrelationId
         self.gather_timer: CorrelationId
         self.commit_timer: CorrelationId
-        """Of the only timers that there are: the heartbeat's, and that of `Settings.gather`."""
+        """Of the only timers that there are: the heartbeat's, and those of a primary that gathers what comes in
+        (`Settings.gather`) and portions what goes out (`Settings.answer_batch`)."""
         self.started = False
         """Whether the replica knows who it is."""
         self.peers: tuple[Pid, ...] = ()
@@ -169,8 +170,7 @@ class Context:
     def start(self, pid: Pid) -> None:
         """The replica learns who it is."""
         self.pid = pid
-        self.tick_timer, self.gather_timer = CorrelationId(pid, 1), CorrelationId(pid, 2)
-        self.commit_timer = CorrelationId(pid, 3)
+        self.tick_timer, self.gather_timer, self.commit_timer = (CorrelationId(pid, number) for number in (1, 2, 3))
         self.started = True
         self.peers = tuple(member for member in self.configuration.replicas if member != pid)
         self.members = frozenset(self.peers)

@@ -26,6 +26,7 @@ from .client_table import ClientTable
 from .configuration import Configuration, Image, Settings, StateMachine
 from .context import Context
 from .digests import Digests
+from .gathering import Gathering
 from .image import StateImage
 from .log import Log
 from .quorum import Votes, Wishes
@@ -50,7 +51,7 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 """Of a picture: a flight with a larger state makes a file that nobody steps through."""
 
 _STATES: Final = (Primary, Backup, ViewChange, StateTransfer, Recovering, CatchUp, Leaving, Stopped)
-_OBJECTS: Final = (*_STATES, Replica, Context, Digests, Wishes, Votes, Reads, _Planned, Question, Collection)
+_OBJECTS: Final = (*_STATES, Replica, Context, Digests, Wishes, Votes, Gathering, Reads, _Planned, Question, Collection)
 _FROZEN: Final = (Settings, Configuration)
 
 KINDS: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in (*_OBJECTS, *_FROZEN)}

@@ -15,6 +15,7 @@ from __future__ import annotations
 from rabble_trio import CorrelationId, Outbox, Pid
 
 from .context import Context
+from .gathering import Gathering
 from .messages import ConfirmView, InvalidRequest, NotPrimary, Overloaded, Read, ReadReply
 
 MAX_READS = 16_384
@@ -26,10 +27,22 @@ _Asked = tuple[bytes, Pid, CorrelationId | None]
 class Reads:
     """The reads that wait at the primary of a view which began with the log up to `start`."""
 
-    __slots__ = ("_age", "_confirmed", "_ctx", "_index", "_next", "_ready", "_round", "_start", "_under_way")
+    __slots__ = (
+        "_age",
+        "_confirmed",
+        "_ctx",
+        "_gathering",
+        "_index",
+        "_next",
+        "_ready",
+        "_round",
+        "_start",
+        "_under_way",
+    )
 
-    def __init__(self, ctx: Context, start: int) -> None:
+    def __init__(self, ctx: Context, start: int, gathering: Gathering) -> None:
         self._ctx = ctx
+        self._gathering = gathering
         self._start = start
         self._round = 0
         self._age = 0
@@ -52,6 +65,11 @@ class Reads:
             ctx.send(sender, Overloaded(), output, cid)
             return
         self._next.append((read.operation, sender, cid))
+
+    @property
+    def asked(self) -> int:
+        """How many wait for the next round."""
+        return len(self._next)
 
     @property
     def may_begin(self) -> bool:
@@ -100,6 +118,7 @@ class Reads:
 
     def _answer(self, reads: list[_Asked], output: Outbox) -> None:
         ctx = self._ctx
+        self._gathering.expected += len(reads)
         op, epoch, view, read = ctx.commit, ctx.epoch, ctx.view, ctx.machine.read
         for operation, sender, cid in reads:
             ctx.send(sender, ReadReply(op, epoch, view, read(operation)), output, cid)

@@ -277,7 +277,7 @@ class Replica(Process):
             case Timeout() if cid == ctx.gather_timer:
                 self._state.gathered(output)
             case Timeout() if cid == ctx.commit_timer:
-                transition = self._state.went_on(output)
+                transition = self._state.go_on(output)
             case Wake():
                 pass
             case Persisted(count=count):

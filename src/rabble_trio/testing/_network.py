@@ -184,11 +184,18 @@ class _Pipe:
                 pipe.over = True
                 pipe.notify()
 
+    @property
+    def has_room(self) -> bool:
+        return self._bytes < WINDOW and not self.over
+
     async def put(self, data: bytes) -> None:
         while self._bytes >= WINDOW and not self.over:
             await self._changed.wait()
         if self._broken is not None:
             raise ConnectionClosed(_ABNORMAL, self._broken)
+        self.put_nowait(data)
+
+    def put_nowait(self, data: bytes) -> None:
         if self._path.loses():
             self.break_off("a message was lost, and so was its repetition")
         elif not self.over:  # or nobody reads it any more
@@ -255,6 +262,17 @@ class _MemoryWire:
         self._check_open()
         await self._out.put(data)
         self._check_open()
+
+    @property
+    def clear(self) -> bool:
+        return self._closed is None and self._out.has_room
+
+    def send_nowait(self, data: bytes) -> bool:
+        self._out.put_nowait(data)
+        return True
+
+    async def drain(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     async def receive(self) -> bytes:
         await trio.lowlevel.checkpoint()

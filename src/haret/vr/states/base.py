@@ -149,7 +149,8 @@ class State:
     def gathered(self, output: Outbox) -> None:
         """`Context.gather_timer` fired: all that was in the mailbox when it was started has been handled."""
 
-    def went_on(self, output: Outbox) -> Transition | None:
+    def go_on(self, output: Outbox) -> Transition | None:
+        """`Context.commit_timer` fired: others had their turn."""
         return None
 
     def wake(self) -> None:

@@ -6,11 +6,13 @@ Rules:
    pending, the reply will go to whoever asked last.
 2. At most `pipeline` batches are under way. While they are, requests gather beside the log; they enter it together, in
    one `Prepare`, when a batch is committed. Those that find fewer under way wait for whatever is in the mailbox behind
-   them (a timer of 0 seconds, `Settings.gather`). So an idle group answers at once, and a busy one works in large batches.
+   them, and for what is likely to come (`haret.vr.gathering`). So an idle group answers at once, and a busy one works in
+   large batches.
 3. An op is committed when a quorum holds it in *this* view. Acknowledgements of other views never count. The primary's
    own counts when its disk has it; but `Prepare` leaves before that, so that the disks work at the same time, and if the
    others are quicker, nothing waits for this one.
-4. Entries are executed in order, once; then their clients are answered.
+4. Entries are executed in order, once; then their clients are answered. With `Settings.gather` that is done in portions of
+   `answer_batch` entries (a timer of 0 seconds), so that clients work while it goes on; the next batch goes before that.
 5. Nothing is ever lost for good: an idle primary tells its op in each heartbeat, a backup that lacks some of it asks for
    it, and repeats its acknowledgement while anything is uncommitted. Who has not acknowledged anything in this view is
    told again that the view has begun.
@@ -48,6 +50,7 @@ from rabble_trio import CorrelationId, Outbox, Pid
 from ..client_table import Key, entry_key
 from ..configuration import Configuration
 from ..context import Context
+from ..gathering import Gathering
 from ..log import entry_size, first_batch
 from ..messages import (
     ANY_VIEW,
@@ -95,9 +98,6 @@ MAX_NUMBER = 2**63 - 1
 """Session and request numbers stay below it, so that they fit the wire and sums of them don't grow."""
 
 
-WAIT = 0.001
-CHUNK = 50
-
 LAG = 1000
 """Entries that a new replica may lack when it becomes a member: they take it a fraction of a second."""
 
@@ -130,10 +130,7 @@ class Primary(Normal):
         "_commit",
         "_ends",
         "_gathering",
-        "_expected",
-        "_patient",
         "_goal",
-        "_seen",
         "_idle",
         "_incarnations",
         "_learners",
@@ -156,11 +153,8 @@ class Primary(Normal):
         # Entries that were accepted, and wait for their turn; the last ops of the batches under way.
         self._queue: list[Entry] = []
         self._ends: deque[int] = deque()
-        self._gathering = False  # the timer runs
-        self._expected = 0
-        self._patient = False
-        self._goal = commit
-        self._seen = 0
+        self._gathering = Gathering(ctx)
+        self._goal = max(commit, ctx.commit)  # up to which op entries are committed, though maybe not executed yet
         self._quiet = True
         self._closing = False  # a reconfiguration was accepted
         self._planned: _Planned | None = None
@@ -168,7 +162,7 @@ class Primary(Normal):
         self._pending: dict[Key, Asker | None] = {}
         self._bytes = 0
         self._idle = 0  # ticks for which there was nothing to do
-        self._reads = Reads(ctx, self._start)
+        self._reads = Reads(ctx, self._start, self._gathering)
         self.handlers |= {
             Request: self.on_request,
             OpenSession: self.on_open_session,
@@ -240,6 +234,7 @@ class Primary(Normal):
             elif self._quiet:
                 ctx.send(peer, commit, output)
         self._quiet = True
+        self._gathering.expected = 0
         return None
 
     def _nothing_open(self) -> bool:
@@ -365,8 +360,7 @@ class Primary(Normal):
         self._queue.append(entry)
         self._bytes += entry_size(entry)
         pending[key] = (sender, cid)
-        if self._expected:
-            self._expected -= 1
+        self._gathering.came()
         if self._may_send():
             self._gather(output)
 
@@ -379,20 +373,11 @@ class Primary(Normal):
         if not self.ctx.settings.gather:
             self.gathered(output)
         else:
-            wait = self._expected > len(self._queue) // 8
-            if not self._gathering or (self._patient and not wait):
-                self._gathering = True
-                self._patient = wait
-                output.start_timer(WAIT if wait else 0, self.ctx.gather_timer)
+            self._gathering.begin(len(self._queue) + self._reads.asked, output)
 
     def gathered(self, output: Outbox) -> None:
-        if self._patient and len(self._queue) > self._seen and self._expected > len(self._queue) // 8:
-            self._seen = len(self._queue)
-            output.start_timer(WAIT, self.ctx.gather_timer)
+        if self.ctx.settings.gather and not self._gathering.over(len(self._queue) + self._reads.asked, output):
             return
-        self._gathering = False
-        self._expected = 0
-        self._seen = 0
         if self._may_send():
             self._send_batch(output)
         if self._reads.may_begin:
@@ -414,6 +399,7 @@ class Primary(Normal):
     def on_read(self, message: Read, sender: Pid, cid: CorrelationId | None, output: Outbox) -> None:
         """A question that changes nothing."""
         self._reads.ask(message, sender, cid, output)
+        self._gathering.came()
         if self._reads.may_begin:
             self._gather(output)
 
@@ -434,7 +420,7 @@ class Primary(Normal):
         ctx, queue = self.ctx, self._queue
         entries = first_batch(queue[: ctx.settings.batch_entries], ctx.settings.batch_bytes)
         del queue[: len(entries)]
-        prepare = Prepare(ctx.epoch, ctx.view, ctx.log.op + 1, ctx.commit, entries, ctx.incarnation)
+        prepare = Prepare(ctx.epoch, ctx.view, ctx.log.op + 1, self._goal, entries, ctx.incarnation)
         ctx.append(entries, output)
         self._ends.append(ctx.log.op)
         self._quiet = False
@@ -472,7 +458,7 @@ class Primary(Normal):
         return self._commit_to(commit, output) if commit > self._goal else None
 
     def _commit_to(self, commit: int, output: Outbox) -> Transition | None:
-        """Section 4.1, step 5: execute, reply."""
+        """Section 4.1, step 5: what waits for this may go on its way, and then entries are executed and answered."""
         ends = self._ends
         self._goal = commit
         self.heard()
@@ -480,14 +466,16 @@ class Primary(Normal):
             ends.popleft()
         while self._may_send():
             self._send_batch(output)
-        return self.went_on(output)
+        return self.go_on(output)
 
-    def went_on(self, output: Outbox) -> Transition | None:
+    def go_on(self, output: Outbox) -> Transition | None:
+        """Execute what is committed, a bit at a time (rule 4)."""
         ctx = self.ctx
         epoch, view = ctx.epoch, ctx.view
-        upto = ctx.segment(min(self._goal, ctx.commit + CHUNK))
-        if ctx.commit < upto:
-            entries = ctx.log.slice(ctx.commit, upto)
+        gather, batch = ctx.settings.gather, ctx.settings.answer_batch
+        upto = min(self._goal, ctx.commit + batch) if gather else self._goal
+        while ctx.commit < upto:
+            entries = ctx.log.slice(ctx.commit, ctx.segment(upto))
             self._execute(entries, output)
             ctx.executed(entries, output)
         if ctx.epoch != epoch:
@@ -501,6 +489,7 @@ class Primary(Normal):
         ctx, pending = self.ctx, self._pending
         clients, apply, epoch, view = ctx.clients, ctx.machine.apply, ctx.epoch, ctx.view
         send = output.send
+        answered = 0
         for op, entry in enumerate(entries, ctx.commit + 1):
             if isinstance(entry, Request):
                 self._bytes -= entry_size(entry)
@@ -509,7 +498,7 @@ class Primary(Normal):
                 asker = pending.pop((session, number), None)
                 if asker is None:
                     continue
-                self._expected += 1
+                answered += 1
                 if done is not None:
                     # What is committed is known to a quorum, so the answer need not wait for this replica's disk.
                     send(asker[0], Reply(session, number, done[0], epoch, view, done[1]), asker[1], held=False)
@@ -519,6 +508,7 @@ class Primary(Normal):
                     self._given_up(entry, asker[0], asker[1], output)
             else:
                 self._commit_session(op, entry, output)
+        self._gathering.expected += answered
 
     def _commit_session(self, op: int, entry: Entry, output: Outbox) -> None:
         ctx = self.ctx
