@@ -1,4 +1,5 @@
-"""Requests that wait in the mailbox together enter the log together."""
+"""Requests that wait in the mailbox together enter the log together, and so do those that are likely to come together; they
+are answered in portions."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from haret.vr.messages import ConfirmView, OpenSession, Prepare, Read, ReadReply, SessionOpened
+from haret.vr.messages import ConfirmView, OpenSession, Prepare, PrepareOK, Read, ReadReply, SessionOpened
 from rabble_trio import CorrelationId, StartTimer, Timeout
 
 
@@ -16,8 +17,20 @@ def network(make_network: Any) -> Any:
     return make_network(gather=True)
 
 
-def fire(network: Any, i: int = 0) -> None:
-    network.give(i, Timeout(), network.pids[i], CorrelationId(network.pids[i], 2))
+def fire(network: Any, i: int = 0, timer: int = 2) -> None:
+    network.give(i, Timeout(), network.pids[i], CorrelationId(network.pids[i], timer))
+
+
+def ask(network: Any, session: int, *numbers: int) -> None:
+    """Requests, and which timers they start."""
+    network.timers.clear()
+    for number in numbers:
+        network.request(0, session, number)
+
+
+def started(network: Any) -> list[float]:
+    """The seconds of the timers that were started since."""
+    return [timer.seconds for _, timer, cid in network.timers if cid == CorrelationId(network.pids[0], 2)]
 
 
 def opened(network: Any) -> int:
@@ -94,3 +107,123 @@ def test_without_it_a_request_leaves_at_once(make_network: Any) -> None:
     network = make_network()
     network.request(0, network.open(), 1)
     assert network.find(Prepare)
+
+
+# --- What is likely to come ---
+
+
+@pytest.fixture
+def answered(make_network: Any) -> tuple[Any, int]:
+    """Four requests were answered together."""
+    network = make_network(gather=True, gather_wait=0.5, gather_least=2)
+    session = opened(network)
+    ask(network, session, 1, 2, 3, 4)
+    fire(network)
+    network.settle()
+    assert network.replies(4)
+    return network, session
+
+
+def test_those_who_were_answered_together_are_waited_for(answered: tuple[Any, int]) -> None:
+    network, session = answered
+    ask(network, session, 5, 6)
+    assert started(network) == [0.5]
+    ask(network, session, 7, 8)  # as soon as few are missing, nobody is waited for
+    assert started(network) == [0.0]
+    fire(network)
+    assert {len(each.message.entries) for each in network.find(Prepare)} == {4}
+
+
+def test_it_waits_as_long_as_some_come(answered: tuple[Any, int]) -> None:
+    network, session = answered
+    ask(network, session, 5)
+    network.request(0, session, 6)
+    fire(network)
+    assert started(network) == [0.5, 0.5]
+    assert not network.find(Prepare)
+    fire(network)
+    assert {len(each.message.entries) for each in network.find(Prepare)} == {2}
+
+
+def test_who_does_not_come_back_is_waited_for_once(answered: tuple[Any, int]) -> None:
+    network, session = answered
+    ask(network, session, 5)
+    fire(network)
+    assert network.find(Prepare)
+    network.settle()
+    ask(network, session, 6)
+    assert started(network) == [0.0]
+
+
+def test_nobody_is_waited_for_after_a_heartbeat(answered: tuple[Any, int]) -> None:
+    network, session = answered
+    network.tick(0)
+    ask(network, session, 5)
+    assert started(network) == [0.0]
+
+
+def test_who_has_read_may_write_and_the_other_way_round(answered: tuple[Any, int]) -> None:
+    network, session = answered
+    network.timers.clear()
+    for _ in range(3):
+        network.give(0, Read(b""))
+    assert started(network) == [0.5, 0.0]
+    fire(network)
+    network.settle()
+    assert len(network.received(ReadReply)) == 3
+    ask(network, session, 5)
+    assert started(network) == [0.5]
+
+
+def test_many_that_wait_are_not_held_up_by_few(make_network: Any) -> None:
+    network = make_network(gather=True, gather_wait=0.5, gather_least=2)
+    session = opened(network)
+    ask(network, session, *range(1, 33))
+    fire(network)
+    network.settle()
+    ask(network, session, *range(33, 62))
+    assert started(network) == [0.5, 0.0]
+
+
+# --- Portions ---
+
+
+def test_entries_are_answered_in_portions_and_the_next_batch_goes_first(make_network: Any) -> None:
+    network = make_network(gather=True, pipeline=1, answer_batch=2)
+    session = opened(network)
+    ask(network, session, 1, 2, 3, 4, 5)
+    fire(network)
+    network.request(0, session, 6)
+    network.deliver(Prepare)
+    network.deliver(PrepareOK, frm=1)
+    assert {(each.message.commit, len(each.message.entries)) for each in network.find(Prepare)} == {(session + 5, 1)}
+    assert network.applied(0) == [b"x1", b"x2"]
+    assert [len(network.replies(number)) for number in range(1, 6)] == [1, 1, 0, 0, 0]
+    fire(network, timer=3)
+    assert network.applied(0) == [b"x1", b"x2", b"x3", b"x4"]
+    fire(network, timer=3)
+    assert network.replies(5)
+    network.timers.clear()
+    fire(network, timer=3)  # one too many
+    assert not network.timers
+    network.settle()
+    assert network.replies(6)
+
+
+def test_portions_of_a_primary_that_is_none_any_more_are_answered_by_the_next(make_network: Any) -> None:
+    network = make_network(gather=True, answer_batch=1)
+    session = opened(network)
+    ask(network, session, 1, 2)
+    fire(network)
+    network.settle()
+    assert not network.replies(2)
+    network.isolate(0)
+    network.change_view(1, 2)
+    network.isolate(0, heal=True)
+    network.run(2)
+    fire(network, timer=3)  # what is left of its time as primary
+    fire(network, 1, timer=3)
+    network.run(2)
+    assert network.applied(1) == network.applied(0) == [b"x1", b"x2"]
+    network.request(1, session, 2)
+    assert network.replies(2)

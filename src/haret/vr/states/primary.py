@@ -473,7 +473,8 @@ class Primary(Normal):
         ctx = self.ctx
         epoch, view = ctx.epoch, ctx.view
         gather, batch = ctx.settings.gather, ctx.settings.answer_batch
-        upto = min(self._goal, ctx.commit + batch) if gather else self._goal
+        portion = max(batch, (self._goal - ctx.commit) // 4) if gather else self._goal
+        upto = min(self._goal, ctx.commit + portion)
         while ctx.commit < upto:
             entries = ctx.log.slice(ctx.commit, ctx.segment(upto))
             self._execute(entries, output)

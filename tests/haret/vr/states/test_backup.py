@@ -56,6 +56,28 @@ def test_the_commit_number_rides_on_the_next_message(network, session):
     assert network.applied(1) == [b"x1", b"x2", b"x3"]
 
 
+def test_what_is_committed_is_executed_when_the_acknowledgement_has_left(network, session):
+    network.slow.add(1)
+    network.give(1, prepare(2, 1, 2), network.pids[0])
+    network.sync(1)
+    network.give(1, prepare(4, 3, commit=3), network.pids[0])
+    assert network.applied(1) == []
+    network.sync(1)
+    assert acked(network)[-1] == 4
+    assert network.applied(1) == [b"x1", b"x2"]
+
+
+def test_execution_is_not_put_off_twice(network, session):
+    network.slow.add(1)
+    network.give(1, prepare(2, 1, 2), network.pids[0])
+    network.give(1, prepare(4, 3, commit=2), network.pids[0])
+    assert network.applied(1) == []
+    network.give(1, prepare(5, 4, commit=3), network.pids[0])
+    assert network.applied(1) == [b"x1"]
+    network.give(1, Commit(0, 0, 4, 5), network.pids[0])
+    assert network.applied(1) == [b"x1", b"x2", b"x3"]
+
+
 def test_a_duplicate_is_acknowledged_again_and_its_commit_number_counts(network, session):
     network.give(1, prepare(2, 1, 2), network.pids[0])
     network.give(1, prepare(2, 1, commit=2), network.pids[0])
