@@ -15,6 +15,7 @@ import trustme
 import haret
 from haret.protocol import Namespace
 from haret.server.config import Timeouts
+from rabble_trio._frames import Tap
 
 SECRET = "an integration test's secret"
 
@@ -133,6 +134,30 @@ async def test_clients_reach_the_primary_wherever_it_is(tmp_path: Path, config: 
                 states = [await admin.replica(pid) for pid in namespace.replicas]
                 assert [state.status for state in states] == ["normal"] * 3
         assert sorted(await haret.list_namespaces(servers.endpoints()[2:])) == ["demo"]
+
+
+@pytest.mark.parametrize("taken", [100, 10**9])
+async def test_hundreds_of_calls_at_once(
+    tmp_path: Path, config: haret.ServerConfig, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    """They go to the server while more are made, also if the kernel takes little at a time."""
+    write = Tap._write
+    async with open_servers(tmp_path, config) as servers:
+        await servers.create(1)
+        async with haret.open_client(servers.endpoints()[0], "demo") as client:
+            await client.create("/queue", "queue")
+            monkeypatch.setattr(Tap, "_write", lambda tap, data: write(tap, data[:taken]))
+
+            async def push(number: int) -> None:
+                await client.queue_push("/queue", b"%d" % number + bytes(1000))
+
+            async with trio.open_nursery() as nursery:
+                for number in range(600):
+                    nursery.start_soon(push, number)
+            popped = {(await client.queue_pop("/queue")).value for _ in range(600)}
+            assert popped == {b"%d" % number + bytes(1000) for number in range(600)}
+            assert client.statistics().connections == 1
+            assert client.statistics().resent == 0
 
 
 async def test_stale_reads_are_answered_where_the_client_is(tmp_path: Path, config: haret.ServerConfig) -> None:

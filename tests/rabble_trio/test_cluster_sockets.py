@@ -29,8 +29,9 @@ from rabble_trio import (
     open_node,
     open_websocket_client,
 )
+from rabble_trio._frames import Tap
 from rabble_trio._handshake import CloseCode, Hello
-from rabble_trio._link import Ping
+from rabble_trio._link import LinkStatistics, Ping
 from rabble_trio._transport import SUBPROTOCOL
 
 SECRET = b"0123456789abcdef"
@@ -68,6 +69,55 @@ async def converge(nodes: Sequence[Node], *groups: set[int]) -> None:
                 node = nodes[place]
                 while not set(node.members) == ids == {node.id, *node.cluster_status().established}:  # noqa: ASYNC110
                     await trio.sleep(0.01)
+
+
+class Talker(Process):
+    """Sends the numbers below that of a `Say` to its sender, all in one step."""
+
+    def handle(self, message: Any, sender: Any, correlation_id: Any, output: Any) -> None:
+        if isinstance(message, Say):
+            for number in range(int(message.text)):
+                output.send(sender, Say(f"{number:07}"))
+
+
+@pytest.mark.parametrize("taken", [3, 1000, 10**9])
+async def test_what_is_sent_arrives_in_order_however_little_the_kernel_takes(
+    monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    write = Tap._write
+    async with nodes({}, {}) as (one, two):
+        await one.join(two.id)
+        monkeypatch.setattr(Tap, "_write", lambda tap, data: write(tap, data[:taken]))
+        talker = await two.spawn("talker", Talker)
+        async with one.open_mailbox("me") as mailbox:
+            for count in (1, 10, 1000, 1):
+                await mailbox.send(talker, Say(str(count)))
+                with trio.fail_after(30):
+                    assert [(await mailbox.receive()).message for _ in range(count)] == [
+                        Say(f"{number:07}") for number in range(count)
+                    ]
+        assert one.cluster_status().established == (two.id,)
+
+
+async def test_what_is_sent_in_one_turn_leaves_in_one_message() -> None:
+    async with nodes({}, {}) as (one, two):
+        await one.join(two.id)
+        talkers = [await two.spawn(f"talker{number}", Talker) for number in range(20)]
+        async with one.open_mailbox("me") as mailbox:
+            before = link_of(two, one).messages_sent
+            for talker in talkers:
+                mailbox.send_nowait(talker, Say("10"))
+            for _ in range(200):
+                await mailbox.receive()
+            # They hear it in one message, so they run in one turn. A ping may come in between.
+            assert link_of(two, one).messages_sent - before <= 3
+
+
+def link_of(node: Node, to: Node) -> LinkStatistics:
+    """What went over a node's link to another one."""
+    links: Any = node._cluster._routes
+    statistics: LinkStatistics = links[to.id].link.statistics()
+    return statistics
 
 
 async def test_the_life_of_a_cluster() -> None:

@@ -359,6 +359,62 @@ async def test_who_sends_without_waiting_lets_others_run_now_and_then() -> None:
         assert 0 < sent <= 2 * SENDS_IN_A_ROW
 
 
+async def test_what_is_sent_without_waiting_is_sent_as_far_as_the_kernel_takes_it() -> None:
+    tap, peer = await socket_pair()
+    messages = [b"first"]
+    received = bytearray()
+    async with tap, peer:
+        assert tap.clear
+        assert tap.send_message_nowait(messages[0])
+        while tap.clear:
+            messages.append(bytes([len(messages)]) * 100_000)
+            sent = tap.send_message_nowait(messages[-1])
+        assert not sent
+        messages.append(b"with it")
+        assert not tap.send_message_nowait(messages[-1])
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def send() -> None:
+                messages.append(b"behind it")
+                await tap.send_message(messages[-1])  # sends what is left over before
+                await tap.drain()  # there is nothing
+                assert tap.clear
+                await tap.aclose()
+
+            async for data in peer:
+                received += data
+    oracle = protocol(client=True)
+    oracle.receive_data(bytes(received))
+    assert b"".join(event.data for event in oracle.events()) == b"".join(messages)  # type: ignore[attr-defined]
+
+
+async def test_draining_sends_the_rest() -> None:
+    tap, peer = await socket_pair()
+    async with tap, peer:
+        assert not tap.send_message_nowait(bytes(3_000_000))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tap.drain)
+            received = 0
+            while received < 3_000_010:
+                received += len(await peer.receive_some())
+        assert tap.clear
+
+
+async def test_the_way_is_not_clear_while_somebody_sends() -> None:
+    tap, peer = await socket_pair()
+    async with tap, peer, trio.open_nursery() as nursery:
+        nursery.start_soon(tap.send_message, bytes(3_000_000))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not tap.clear
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_stream_that_is_no_socket_is_never_clear() -> None:
+    tap, _, _ = await opened()
+    assert not tap.clear
+
+
 async def test_each_message_received_is_a_checkpoint() -> None:
     tap, peer = await socket_pair()
     oracle = protocol(client=True)

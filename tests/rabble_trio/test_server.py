@@ -32,6 +32,7 @@ from rabble_trio import (
     open_node,
     open_websocket_client,
 )
+from rabble_trio._frames import Tap
 
 
 @message(tag="test.server.say")
@@ -183,6 +184,20 @@ async def test_answers_that_are_ready_together_share_a_frame() -> None:
         for number in range(100):
             assert await client.receive() == Say(str(number))
         assert client.connection.statistics().messages_received == 1
+
+
+async def test_replies_arrive_whole_and_in_order_when_the_kernel_takes_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Tap._write
+    monkeypatch.setattr(Tap, "_write", lambda tap, data: write(tap, data[:3]))
+    async with world() as w, w.client() as client:
+        for _ in range(20):
+            # Some are answered by the reader's own task, some by the service's.
+            await client.send(Say("at once"), *(Question(str(number)) for number in range(20)))
+            assert await client.receive() == Say("at once")
+            assert [await client.receive() for _ in range(20)] == [Say(f"{number}: {number}") for number in range(20)]
+        assert await client.ask(Say("bye")) == Say("farewell")
+        with pytest.raises(ConnectionClosed, match="you said so"):
+            await client.receive()
 
 
 async def test_connections_do_not_mix() -> None:

@@ -213,6 +213,34 @@ async def test_a_failing_disk_is_final(tmp_path: Path, disk: type[Disk], fault: 
         assert await journal.load(A) == Stored(None, (b"durable",))
 
 
+async def test_who_waits_for_many_is_called_when_it_is_over(tmp_path: Path, disk: type[Disk]) -> None:
+    told: list[JournalError | None] = []
+
+    async def tells(count: int) -> None:
+        with trio.fail_after(10):
+            while len(told) < count:  # noqa: ASYNC110  # it is called by the event loop
+                await trio.lowlevel.checkpoint()
+
+    async with opened(tmp_path) as journal:
+        journal.append(A, b"durable")
+        assert journal.start_sync(told.append)
+        journal.append(A, b"more")
+        assert journal.start_sync(told.append)
+        await tells(2)
+        assert told == [None, None]
+        disk.fails_at = "COMMIT"
+        journal.append(A, b"too late")
+        assert journal.start_sync(told.append)
+        await tells(3)
+        assert "Look after the disk" in str(told[2])
+        assert not journal.start_sync(told.append)  # nothing is begun any more
+        disk.fails_at = None
+    assert len(told) == 3
+    async with opened(tmp_path) as journal:
+        assert await journal.load(A) == Stored(None, (b"durable", b"more"))
+    assert not journal.start_sync(told.append)
+
+
 async def test_all_who_wait_are_told_that_the_disk_failed(tmp_path: Path, disk: type[Disk]) -> None:
     failed = []
 

@@ -118,6 +118,26 @@ async def test_messages_arrive_in_order_and_are_counted() -> None:
     assert server.statistics().accepted == 1
 
 
+async def test_messages_without_waiting_arrive_in_order_and_are_counted() -> None:
+    async with serving() as server, client(server) as connection:
+        messages = [b"first"]
+        assert connection.clear
+        assert connection.send_nowait(messages[0])
+        while connection.clear:
+            messages.append(bytes([len(messages)]) * 100_000)
+            connection.send_nowait(messages[-1])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.drain)
+            assert [await connection.receive() for _ in messages] == messages
+        assert connection.clear
+        size = sum(map(len, messages))
+        assert connection.statistics() == ConnectionStatistics(len(messages), len(messages), size, size)
+        await connection.aclose()
+        assert not connection.clear
+        with pytest.raises(ConnectionClosed):
+            await connection.drain()
+
+
 async def test_many_connections_at_once() -> None:
     async with serving() as server, AsyncExitStack() as stack:
         connections = [await stack.enter_async_context(client(server)) for _ in range(100)]
