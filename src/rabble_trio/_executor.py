@@ -552,18 +552,6 @@ class Executor:
                 return
         self._route_elsewhere(to, actor.pid, effect, correlation_id)
 
-    async def run_alarms(self) -> None:
-        """Wake processes whose timers are due."""
-        await self.alarms.run()
-
-    async def run_outlets(self) -> None:
-        """Send what actors sent, and sync what they persisted."""
-        await self.outlets.run()
-
-    async def run_journal(self) -> None:
-        """Serve the journal; returns if it fails."""
-        await self.persistence.run()
-
     # ------------------------------------------------------ status, metrics
 
     def _on_message(self, message: Any, sender: Pid, correlation_id: CorrelationId | None) -> bool:

@@ -107,7 +107,7 @@ class Tap(trio.abc.Stream):
         self._reading = False  # whether receive_message waits for the socket
         self._librarys_turn = trio.Event()
         self._send_lock = trio.StrictFIFOLock()
-        self._unsent = b""  # the end of a frame that was sent without waiting, as far as the kernel took it
+        self._unsent = b""  # what the kernel did not take of messages that were sent without waiting
         self._sends = 0  # messages since the last checkpoint of a sender
         self.broken: trio.BrokenResourceError | None = None
         """What the library met in the place of data."""
@@ -148,16 +148,18 @@ class Tap(trio.abc.Stream):
         """Whether nobody is sending."""
         return not (self._unsent or self._socket is None or self._send_lock.locked())
 
-    def send_message_nowait(self, data: bytes) -> bool:
-        """Send one binary message, or several, beginning while the way is `clear`; tells whether all is sent. If not, `drain`
-        sends the rest.
-        """
+    @property
+    def unsent(self) -> bool:
+        """Whether there is something for `drain` to send."""
+        return bool(self._unsent)
+
+    def send_message_nowait(self, data: bytes) -> None:
+        """Send one message, or several in a row, while the way is `clear`; what the kernel does not take is `unsent`."""
         frame = binary_frame(data, masked=self._client, secluded=self._secluded)
         self._unsent = self._unsent + frame if self._unsent else frame[self._write(frame) :]
-        return not self._unsent
 
     async def drain(self) -> None:
-        """Send what `send_message_nowait` could not."""
+        """Send what is `unsent`. So does whatever is sent next."""
         await self.send_all(b"")
 
     async def receive_message(self) -> bytes | None:

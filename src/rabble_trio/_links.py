@@ -68,7 +68,6 @@ class LinkTask:
         self._owner = owner
         self._outlets = outlets
         self._opening = False  # whether the outlets are to send what waits
-        self._unsent = False  # whether a message was sent in part
         self._heartbeat_timeout = heartbeat_timeout
         self._scope = trio.CancelScope()
         self._finishing: LinkError | None = None
@@ -122,7 +121,7 @@ class LinkTask:
             if data is None:
                 return
             self._make_room()
-            self._unsent = not wire.send_nowait(data)
+            wire.send_nowait(data)
             self._set_alarm(link.deadline)
         self.wake()
 
@@ -201,8 +200,7 @@ class LinkTask:
         link = self.link
         try:
             while True:
-                if self._unsent:
-                    self._unsent = False
+                if self.wire.unsent:
                     await self._send(None)
                 now = trio.current_time()
                 link.heard(self.wire.heard_at)

@@ -317,9 +317,9 @@ async def open_node(
             if recorder is not None:
                 executor.recorder = NodeRecorder(recorder)
                 nursery.start_soon(executor.recorder.run, name=f"flight recorder of {node_id}")
-            nursery.start_soon(executor.run_alarms, name=f"alarms of {node_id}")
-            nursery.start_soon(executor.run_outlets, name=f"outlets of {node_id}")
-            nursery.start_soon(executor.run_journal, name=f"journal of {node_id}")
+            nursery.start_soon(executor.alarms.run, name=f"alarms of {node_id}")
+            nursery.start_soon(executor.outlets.run, name=f"outlets of {node_id}")
+            nursery.start_soon(executor.persistence.run, name=f"journal of {node_id}")
             nursery.start_soon(_refuse_older_copy, server, own_journal, name=f"older copy of {node_id}")
             root_ended = trio.Event()
             await nursery.start(_run_root, root, root_ended)

@@ -181,7 +181,6 @@ class _Peer:
         self.outgoing: deque[bytes] = deque()
         self.wake = trio.Event()
         self.ready = False  # whether it is among those that are sent replies at the end of this turn
-        self.unsent = False  # whether a frame was sent in part
         self.scope = trio.CancelScope()
 
 
@@ -324,8 +323,8 @@ class WebsocketService(Service):
             peer.ready = False
             outgoing, connection = peer.outgoing, peer.connection
             while outgoing and connection.clear:
-                peer.unsent = not connection.send_nowait(self._next_frame(peer))
-            if outgoing or peer.unsent:
+                connection.send_nowait(self._next_frame(peer))
+            if outgoing or connection.unsent:
                 peer.wake.set()
         self._ready.clear()
 
@@ -341,20 +340,19 @@ class WebsocketService(Service):
         return join_batch(batch)
 
     async def _write(self, peer: _Peer) -> None:
-        outgoing = peer.outgoing
+        outgoing, connection = peer.outgoing, peer.connection
         try:
             while True:
-                if peer.unsent:
-                    peer.unsent = False
-                    await peer.connection.drain()
+                if connection.unsent:
+                    await connection.drain()
                 if not outgoing:
                     if peer.output.close_reason is not None:
                         break
                     peer.wake = trio.Event()
                     await peer.wake.wait()
                     continue
-                await peer.connection.send(self._next_frame(peer))
-            await peer.connection.aclose(POLICY_VIOLATION, peer.output.close_reason)
+                await connection.send(self._next_frame(peer))
+            await connection.aclose(POLICY_VIOLATION, peer.output.close_reason)
         except ConnectionClosed:
             pass
         peer.scope.cancel()

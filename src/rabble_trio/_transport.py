@@ -50,11 +50,15 @@ class Wire(Protocol):
     def clear(self) -> bool:
         """Whether `send_nowait` may be called now."""
 
-    def send_nowait(self, data: bytes) -> bool:
-        """Send one message, while the way is `clear`; tells whether all of it is sent. If not, `drain` must be awaited."""
+    def send_nowait(self, data: bytes) -> None:
+        """Send one message while the way is `clear`. Somebody has to `drain` what is `unsent` then."""
+
+    @property
+    def unsent(self) -> bool:
+        """Whether `send_nowait` left something over."""
 
     async def drain(self) -> None:
-        """Send what `send_nowait` left over. Raises as `send` does."""
+        """Send what is `unsent`. Raises as `send` does."""
 
     async def receive(self) -> bytes:
         """The next message. Raises `ConnectionClosed`, with the code and reason that the peer gave, if it did.

@@ -151,14 +151,19 @@ class Connection:
         """Whether `send_nowait` may be called: the connection is open, as far as is known, and nobody is sending."""
         return self._closed is None and self._websocket.closed is None and self._tap.clear
 
-    def send_nowait(self, data: bytes) -> bool:
-        """Send one message while the way is `clear`; tells whether all of it is sent. If not, `drain` must be awaited."""
+    def send_nowait(self, data: bytes) -> None:
+        """Send one message, or several in a row, while the way is `clear`. Somebody has to `drain` what is `unsent` then."""
         self._messages_sent += 1
         self._bytes_sent += len(data)
-        return self._tap.send_message_nowait(data)
+        self._tap.send_message_nowait(data)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether `send_nowait` left something over."""
+        return self._tap.unsent
 
     async def drain(self) -> None:
-        """Send what `send_nowait` left over; like `send`."""
+        """Send what is `unsent`; like `send`."""
         await self._send(self._tap.drain)
 
     async def receive(self) -> bytes:

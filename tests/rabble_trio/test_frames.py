@@ -365,13 +365,14 @@ async def test_what_is_sent_without_waiting_is_sent_as_far_as_the_kernel_takes_i
     received = bytearray()
     async with tap, peer:
         assert tap.clear
-        assert tap.send_message_nowait(messages[0])
+        tap.send_message_nowait(messages[0])
+        assert not tap.unsent
         while tap.clear:
             messages.append(bytes([len(messages)]) * 100_000)
-            sent = tap.send_message_nowait(messages[-1])
-        assert not sent
+            tap.send_message_nowait(messages[-1])
         messages.append(b"with it")
-        assert not tap.send_message_nowait(messages[-1])
+        tap.send_message_nowait(messages[-1])
+        assert tap.unsent
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
@@ -380,6 +381,7 @@ async def test_what_is_sent_without_waiting_is_sent_as_far_as_the_kernel_takes_i
                 await tap.send_message(messages[-1])  # sends what is left over before
                 await tap.drain()  # there is nothing
                 assert tap.clear
+                assert not tap.unsent
                 await tap.aclose()
 
             async for data in peer:
@@ -392,7 +394,8 @@ async def test_what_is_sent_without_waiting_is_sent_as_far_as_the_kernel_takes_i
 async def test_draining_sends_the_rest() -> None:
     tap, peer = await socket_pair()
     async with tap, peer:
-        assert not tap.send_message_nowait(bytes(3_000_000))
+        tap.send_message_nowait(bytes(3_000_000))
+        assert tap.unsent
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tap.drain)
             received = 0

@@ -218,7 +218,7 @@ async def test_who_waits_for_many_is_called_when_it_is_over(tmp_path: Path, disk
 
     async def tells(count: int) -> None:
         with trio.fail_after(10):
-            while len(told) < count:  # noqa: ASYNC110  # it is called by the event loop
+            while len(told) < count:  # it is called by the event loop
                 await trio.lowlevel.checkpoint()
 
     async with opened(tmp_path) as journal:

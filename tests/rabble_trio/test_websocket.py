@@ -122,10 +122,12 @@ async def test_messages_without_waiting_arrive_in_order_and_are_counted() -> Non
     async with serving() as server, client(server) as connection:
         messages = [b"first"]
         assert connection.clear
-        assert connection.send_nowait(messages[0])
+        connection.send_nowait(messages[0])
+        assert not connection.unsent
         while connection.clear:
             messages.append(bytes([len(messages)]) * 100_000)
             connection.send_nowait(messages[-1])
+        assert connection.unsent
         async with trio.open_nursery() as nursery:
             nursery.start_soon(connection.drain)
             assert [await connection.receive() for _ in messages] == messages

@@ -70,11 +70,11 @@ MAX_NAME: Final = 128
 FAREWELL: Final = 0.5
 """Seconds that closing a client may take to say goodbye to its session."""
 
-_RESULTS: Final = frozenset({WriteResult, SetResult, Keys, MultiResult})
 STREAM: Final = 50
 """Messages that don't wait for the end of the turn of the event loop in which they are made, so that the server has something
 to do meanwhile; if more than four times as many are in flight, a quarter of those."""
 
+_RESULTS: Final = frozenset({WriteResult, SetResult, Keys, MultiResult})
 _INF: Final = float("inf")
 
 
@@ -157,7 +157,6 @@ class Client:
         self._connection: Connection | None = None
         self._connection_scope: trio.CancelScope | None = None
         self._endpoint: str | None = None
-        self._unsent = False
         self._connections = 0
         self._closed = False
 
@@ -348,7 +347,7 @@ class Client:
             return
         messages, machine.outgoing = machine.outgoing, []
         for frame in frames(messages):
-            self._unsent = not connection.send_nowait(frame)
+            connection.send_nowait(frame)
 
     async def _keep_time(self) -> None:
         while True:
@@ -405,15 +404,14 @@ class Client:
     async def _send(self, connection: Connection) -> None:
         machine = self._machine
         while True:
-            if self._unsent:
-                self._unsent = False
-                await connection.drain()
-            if not machine.outgoing:
+            if not machine.outgoing and not connection.unsent:
                 self._flushed.set()
                 self._work = trio.Event()
                 await self._work.wait()
             messages, machine.outgoing = machine.outgoing, []
             try:
+                if connection.unsent:
+                    await connection.drain()
                 for frame in frames(messages):
                     await connection.send(frame)
             except ConnectionClosed:

@@ -267,9 +267,10 @@ class _MemoryWire:
     def clear(self) -> bool:
         return self._closed is None and self._out.has_room
 
-    def send_nowait(self, data: bytes) -> bool:
+    unsent = False
+
+    def send_nowait(self, data: bytes) -> None:
         self._out.put_nowait(data)
-        return True
 
     async def drain(self) -> None:
         await trio.lowlevel.checkpoint()
