@@ -42,7 +42,7 @@ class Backoff:
 class Call:
     """One operation that somebody waits for."""
 
-    __slots__ = ("abandoned", "number", "operation", "parked", "read", "since", "stale", "waiter")
+    __slots__ = ("abandoned", "number", "operation", "parked", "read", "sent", "since", "stale", "waiter")
 
     def __init__(self, operation: bytes, since: float, *, read: bool = False, stale: bool = False) -> None:
         self.operation = operation
@@ -50,6 +50,7 @@ class Call:
         self.read = read  # it changes nothing, so it may be executed again
         self.stale = stale  # any replica may answer it
         self.number = 0  # 0: never submitted
-        self.parked = False  # answered with Retry, to be submitted again
+        self.sent = 0  # its position on the connection, since it was sent last
+        self.parked = False  # answered with Retry, or its connection is gone: to be submitted again
         self.abandoned = False
         self.waiter: Any = None  # the owner's; the machine never looks at it

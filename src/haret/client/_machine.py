@@ -22,6 +22,9 @@ Rules:
 9. A call that is older than `patience` fails, with what every endpoint answered last.
 10. While an answer is due, a silent server is asked for a sign of life, and left when it gives none.
 11. Stale reads go their own way (`_stale.py`). Whoever makes no other calls opens no session, and stays where it is.
+12. A connection that has forgotten a request is left, however lively it is (`_watch.py`). That holds for calls that nobody
+    waits for any more, too, or the window would stand still; and for entering. It does not hold for calls that got a
+    `Retry`, or wait in the queue: nothing is due there.
 
 The owner feeds in connections, messages and the time (seconds, any clock that only grows), and after each input takes
 what is in `outgoing` and `finished`.
@@ -61,6 +64,7 @@ from haret.protocol import (
 
 from ._calls import Backoff, Call, Random
 from ._stale import StaleReads
+from ._watch import ANSWERED_WITHIN, Watch
 
 WINDOW: Final = 2 * MAX_IN_FLIGHT
 """How far above `lowest` a number may be: one call that is answered late must not let the replicas' tables grow."""
@@ -97,6 +101,8 @@ class Machine:
         # As a dict, because thousands of calls may be cancelled at once, each of them anywhere in it.
         self.queue: OrderedDict[Call, None] = OrderedDict()
         self.stale = StaleReads(random)
+        self._watch = Watch()
+        self._enter_sent = 0  # the position of the last `Enter`
         self.counts = {"sent": 0, "resent": 0, "completed": 0, "retries": 0, "redirects": 0, "late": 0, "sessions": 0}
         self.node: Any = None  # who answered last
         self._random = random
@@ -149,6 +155,7 @@ class Machine:
             self._turn = self.endpoints.index(endpoint) + 1
         self._heard_at = now
         self._pinged = self._visited = False
+        self._watch.begin()
         self._resume_at = None
         self._fruitless = 0
         self.broken = None
@@ -165,8 +172,10 @@ class Machine:
         self.broken = None
         self.outgoing = []
         self.stale.connection_lost()
-        for call in [call for call in self.in_flight.values() if call.abandoned]:
-            del self.in_flight[call.number]
+        for call in [*self.in_flight.values()]:
+            call.parked = True
+            if call.abandoned:
+                del self.in_flight[call.number]
 
     def leave(self) -> bool:
         """No more calls will come: say goodbye, if there is anybody to say it to. Tells whether there was."""
@@ -186,6 +195,7 @@ class Machine:
         call = Call(operation, now, read=read, stale=stale)
         if not self.waiting:
             self._heard_at = now  # nothing was due before
+            self._watch.rest()
             self.alarm = True
         if stale:
             self.stale.waiting[call] = None
@@ -222,6 +232,7 @@ class Machine:
             times.append(oldest.since + self.patience)
         if self._phase != "down" and self.waiting:
             times.append(self._heard_at + (SILENCE if self._pinged else PING_AFTER))
+            times.append(self._watch.next_time())  # a new mark needs no alarm: the line above is earlier
         return min(times)
 
     def tick(self, now: float) -> None:
@@ -235,6 +246,7 @@ class Machine:
             self._give_up(oldest)
         if self._phase != "down" and self.waiting:
             self._listen(now)
+            self._look_for_overdue(now)
 
     def _listen(self, now: float) -> None:
         """Is the server alive?"""
@@ -243,7 +255,22 @@ class Machine:
             self.broken = f"no sign of life for {SILENCE:g} s"
         elif silence >= PING_AFTER and not self._pinged:
             self._pinged = True
+            self._watch.ping()
             self.outgoing.append(Ping())
+
+    def _look_for_overdue(self, now: float) -> None:
+        """Is the server late with an answer?"""
+        position = self._watch.overdue(now)
+        if position and self._is_missing(position):
+            self._watch.last_ping(position)
+            self.outgoing.append(Ping())
+
+    def _is_missing(self, position: int) -> bool:
+        """Whether anything that was sent over this connection, up to this position, has no answer."""
+        if self._phase == "entering" and self._enter_sent <= position:
+            return True
+        sent = (*self.in_flight.values(), *self.stale.in_flight.values())
+        return any(call.sent <= position for call in sent if not call.parked)
 
     def _oldest(self) -> Call | None:
         found = self.stale.oldest()
@@ -269,6 +296,9 @@ class Machine:
                 self._on_result(message)
             else:
                 self._on_other(message, now)
+        position = self._watch.came(now)
+        if position and self.broken is None and self._is_missing(position):
+            self.broken = f"it answers, but not every request within {ANSWERED_WITHIN:g} s"
         self._advance(now)
 
     def _on_result(self, result: Result) -> None:
@@ -279,6 +309,8 @@ class Machine:
             call = self.in_flight.pop(result.number, None)
             self._backoff.reset()
             self._fruitless = self._left = 0
+        if call is not None and call.sent > self._watch.read:
+            self._watch.read = call.sent
         if call is None or call.abandoned:
             self.counts["late"] += 1
         else:
@@ -292,7 +324,7 @@ class Machine:
                 if self._resume_at is not None:
                     self._resume(now)
             case Pong():
-                pass
+                self._watch.pong()
             case Welcome(node=node):
                 self.node = node
             case Entered(session=session):
@@ -321,8 +353,6 @@ class Machine:
         self._denials = 0
         self._redirects = 0
         self._backoff.reset()
-        for call in self.in_flight.values():
-            call.parked = True
         if self._resume_at is None:
             self._resubmit()
 
@@ -413,7 +443,7 @@ class Machine:
             self._advance_stale()
 
     def _advance_stale(self) -> None:
-        reads = self.stale.take(self.counts)
+        reads = self.stale.take(self.counts, self._watch)
         if reads and not self._visited:
             self._visited = True
             self.outgoing.append(Visit(self.namespace))
@@ -423,6 +453,7 @@ class Machine:
         if self._phase == "connected" and (self.queue or self.in_flight):
             self._phase = "entering"
             self._visited = True
+            self._enter_sent = self._watch.send()
             self.outgoing.append(Enter(self.namespace, self._client, self.session))
         if self._phase != "entered":
             return
@@ -434,6 +465,7 @@ class Machine:
             call, _ = queue.popitem(last=False)
             call.number = self._next
             self._next += 1
+            call.sent = self._watch.send()
             in_flight[call.number] = call
             self.counts["sent"] += 1
             self.outgoing.append(Submit(call.number, lowest, call.operation))
@@ -443,6 +475,7 @@ class Machine:
         for call in self.in_flight.values():
             if call.parked:
                 call.parked = False
+                call.sent = self._watch.send()
                 self.counts["resent"] += 1
                 self.outgoing.append(Submit(call.number, lowest, call.operation))
 

@@ -18,6 +18,7 @@ from typing import Any
 from haret.protocol import MAX_STALE_READS, StaleRead
 
 from ._calls import Backoff, Call, Random
+from ._watch import Watch
 
 
 class StaleReads:
@@ -44,7 +45,7 @@ class StaleReads:
         """The call that was made first of those that are not answered. Calls are sent again in their order."""
         return next(iter(self), None)
 
-    def take(self, counts: dict[str, int]) -> list[StaleRead]:
+    def take(self, counts: dict[str, int], watch: Watch) -> list[StaleRead]:
         """What is to be sent now."""
         messages = []
         while self.resume_at is None and self.waiting and len(self.in_flight) < MAX_STALE_READS:
@@ -53,6 +54,7 @@ class StaleReads:
             if not call.number:
                 call.number = self._next
                 self._next -= 1
+            call.sent = watch.send()
             self.in_flight[call.number] = call
             messages.append(StaleRead(call.number, call.operation, self.seen))
         return messages

@@ -12,7 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from haret import errors
 from haret.client._calls import LONGEST_PAUSE, Backoff, Call
+from haret.client._client import GIVE_UP_AFTER
 from haret.client._machine import MAX_FRUITLESS, WINDOW, Machine, ProtocolBroken
+from haret.client._watch import ANSWERED_WITHIN, MARKS_APART
 from haret.protocol import (
     API,
     MAX_IN_FLIGHT,
@@ -39,6 +41,7 @@ from haret.protocol import (
     Visit,
     Welcome,
 )
+from haret.server.config import MAX_REQUEST_TIMEOUT
 from rabble_trio import NodeId
 
 NODE = NodeId.parse("n1@127.0.0.1:5000")
@@ -650,7 +653,182 @@ def test_an_unknown_namespace_fails_stale_reads_and_later_ones_ask_again() -> No
     assert take(machine) == [Visit("ns"), StaleRead(-2, b"y", 0)]
 
 
+# --------------------------------------------------------------------------------- a request that was forgotten
+
+
+def pong(machine: Machine, now: float) -> None:
+    if pings := take(machine).count(Ping()):
+        machine.receive([Pong()] * pings, now)
+
+
+def left_at(machine: Machine) -> float:
+    """When the machine leaves a server that answers pings and nothing else. The owner looks only when it is told to."""
+    now = 0.0
+    while machine.broken is None:
+        now = machine.next_time()
+        assert now < 1000.0
+        machine.tick(now)
+        pong(machine, now)
+    return now
+
+
+def test_a_connection_that_forgot_a_call_is_left_and_the_call_submitted_elsewhere_with_its_number() -> None:
+    machine = entered(make(patience=100.0))
+    call = machine.call(b"x", 50.0)
+    assert submits(machine) == [(2, 2)]
+    left = left_at(machine)
+    assert left == 50.0 + PING_AFTER + ANSWERED_WITHIN, "the first pong shows that the server has read it"
+    machine.disconnected("closed")
+    assert machine.answers["a:1"] == "it answers, but not every request within 8 s"
+    assert machine.next_endpoints()[0] == "b:2"
+    machine.connected("b:2", left)
+    machine.receive([Entered(7)], left)
+    assert submits(machine) == [(2, 2)]
+    machine.receive([result(2)], left)
+    assert machine.finished == [(call, result(2))]
+    assert machine.next_time() == float("inf")
+
+
+def test_a_server_that_keeps_its_rules_is_never_late_and_there_is_time_for_another_try() -> None:
+    assert 1.25 * MAX_REQUEST_TIMEOUT < ANSWERED_WITHIN
+    assert PING_AFTER + ANSWERED_WITHIN < GIVE_UP_AFTER
+
+
+def test_what_comes_for_others_is_no_excuse() -> None:
+    machine = entered(make(patience=100.0))
+    forgotten = machine.call(b"x", 50.0)
+    now = 50.0
+    while machine.broken is None:
+        now += 0.01
+        other = machine.call(b"y", now)
+        machine.receive([result(other.number)], now)
+        machine.tick(now)
+        pong(machine, now)
+        assert now < 50.0 + ANSWERED_WITHIN + 2 * MARKS_APART
+    assert now >= 50.0 + ANSWERED_WITHIN
+    assert forgotten.number in machine.in_flight
+
+
+def test_what_the_server_may_not_have_read_yet_is_not_overdue() -> None:
+    machine = entered(make(patience=1000.0))
+    calls = [machine.call(b"x", 50.0) for _ in range(100)]
+    now = 50.0
+    take(machine)
+    for call in calls:  # over a line on which each takes a second
+        now += 1.0
+        machine.tick(now)
+        assert machine.broken is None
+        machine.receive([result(call.number)], now)
+    assert not machine.waiting
+
+
+def test_an_answer_that_is_behind_others_on_a_slow_line_is_not_missing() -> None:
+    machine = entered(make(patience=1000.0))
+    call = machine.call(b"x", 50.0)
+    machine.tick(51.0)
+    machine.receive([Pong()], 51.0)
+    take(machine)
+    now = 51.0
+    while now < 90.0:  # what was said before the last ping arrives
+        now += 0.5
+        machine.receive([Ready()], now)
+        machine.tick(now)
+        assert machine.broken is None
+    assert take(machine) == [Ping()]
+    machine.receive([Retry(call.number, "nobody leads"), Pong()], now)
+    assert machine.broken is None
+    machine.receive([Ready()], now)
+    assert submits(machine) == [(2, 2)]
+    # From now on it has a new time.
+    assert left_at(machine) == now + PING_AFTER + ANSWERED_WITHIN
+
+
+def test_a_call_that_got_a_retry_is_not_due_until_it_was_submitted_again() -> None:
+    machine = entered(make(("a:1",), patience=1000.0))
+    call = machine.call(b"x", 50.0)
+    take(machine)
+    now = 50.0
+    for _ in range(30):
+        machine.receive([Retry(call.number, "nobody leads")], now)
+        now = machine.next_time()
+        assert now <= 50.0 + 30 * LONGEST_PAUSE
+        machine.tick(now)
+        assert take(machine) == [Submit(2, 2, b"x")]
+        assert machine.broken is None
+    assert now + ANSWERED_WITHIN < left_at(machine) <= now + PING_AFTER + ANSWERED_WITHIN
+
+
+def test_entering_is_due_too_and_calls_that_wait_for_it_are_not() -> None:
+    machine = make(("a:1",), patience=1000.0)
+    machine.connected("a:1", 50.0)
+    machine.call(b"x", 50.0)
+    take(machine)
+    now = 50.0
+    for _ in range(30):
+        machine.receive([Welcome(NODE), Retry(0, "nobody leads")], now)
+        now = machine.next_time()
+        machine.tick(now)
+        assert [type(one) for one in take(machine)] == [Enter]
+        assert machine.broken is None
+    assert now + ANSWERED_WITHIN < left_at(machine) <= now + PING_AFTER + ANSWERED_WITHIN
+
+
+def test_calls_of_an_earlier_connection_are_not_due_before_they_are_submitted_again() -> None:
+    machine = entered(make(("a:1",), patience=1000.0))
+    machine.call(b"x", 50.0)
+    machine.tick(51.0)
+    assert take(machine)[-1] == Ping(), "its pong does not come any more"
+    machine.disconnected("lost")
+    machine.connected("a:1", 51.0)
+    take(machine)
+    now = 51.0
+    for _ in range(30):
+        machine.receive([Retry(0, "nobody leads")], now)
+        now = machine.next_time()
+        machine.tick(now)
+        take(machine)
+        assert machine.broken is None
+    machine.receive([Entered(7)], now)
+    assert submits(machine) == [(2, 2)]
+    assert left_at(machine) == now + PING_AFTER + ANSWERED_WITHIN
+
+
+def test_a_stale_read_may_be_forgotten_too() -> None:
+    machine = visiting(make(patience=100.0))
+    machine.call(b"x", 50.0, stale=True)
+    take(machine)
+    left = left_at(machine)
+    assert left == 50.0 + PING_AFTER + ANSWERED_WITHIN
+    machine.disconnected("closed")
+    machine.connected("b:2", left)
+    assert take(machine)[2:] == [StaleRead(-2, b"x", 40)]
+
+
+def test_a_client_with_less_patience_leaves_the_connection_after_its_calls_have_failed() -> None:
+    machine = entered(make(patience=2.0))
+    call = machine.call(b"x", 50.0)
+    assert left_at(machine) == 50.0 + PING_AFTER + ANSWERED_WITHIN
+    assert [(one, type(error)) for one, error in machine.finished] == [(call, errors.Unavailable)]
+    machine.disconnected("closed")
+    machine.connected("b:2", 60.0)
+    machine.call(b"y", 60.0)
+    machine.receive([Entered(7)], 60.0)
+    assert submits(machine) == [(3, 3)], "the window moves on"
+
+
+def test_when_nothing_is_missing_nothing_is_looked_for() -> None:
+    machine = entered(make(patience=100.0))
+    for now in (1.0, 2.0, 3.0):
+        machine.receive([result(machine.call(b"x", now).number)], now)
+        assert machine.next_time() == float("inf")
+    machine.call(b"x", 500.0)
+    assert machine.next_time() == 500.0 + PING_AFTER
+
+
 # --------------------------------------------------------------------------------- against a model of the replicas
+
+
+FATES = ["answer", "answer", "answer", "retry", "lose reply", "forget request", "forget reply"]
 
 
 class ExactlyOnce(RuleBasedStateMachine):
@@ -670,6 +848,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.network: list[tuple[int, Any]] = []  # (connection, message), on the way to the server
         self.entered: dict[int, int] = {}  # the session that a connection entered
         self.replies: list[Any] = []  # on the way to the machine
+        self.forgetful: set[int] = set()  # connections over which an answer will never come
 
     def flush(self) -> None:
         self.network += [(self.connection, message) for message in take(self.machine)]
@@ -709,12 +888,17 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.flush()
 
     @precondition(lambda self: self.network)
-    @rule(count=st.integers(1, 10), fate=st.sampled_from(["answer", "answer", "answer", "retry", "lose reply"]))
+    @rule(count=st.integers(1, 10), fate=st.sampled_from(FATES))
     def serve(self, count: int, fate: str) -> None:
-        """The server handles what arrived, also what an earlier connection left behind."""
+        """The server handles what arrived, also what an earlier connection left behind. It may forget one request, before
+        or after it is executed, and go on."""
         for connection, message in self.network[:count]:
-            reply = self.answer(connection, message, fate)
-            if reply is not None and connection == self.connection and fate != "lose reply":
+            forget = fate if isinstance(message, Enter | Submit | StaleRead) else ""
+            reply = None if forget == "forget request" else self.answer(connection, message, fate)
+            if forget.startswith("forget"):
+                self.forgetful.add(connection)
+                fate = "answer"  # to all others
+            elif reply is not None and connection == self.connection and fate != "lose reply":
                 self.replies.append(reply)
         del self.network[:count]
         if fate == "lose reply":
@@ -779,6 +963,14 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.machine.tick(self.now)
         self.flush()
 
+    @rule(seconds=st.floats(0.0, 20.0))
+    def wait_for_something_large(self, seconds: float) -> None:
+        """What is on its way may take its time, while bytes arrive."""
+        self.now += seconds
+        self.machine.heard(self.now)
+        self.machine.tick(self.now)
+        self.flush()
+
     @rule()
     def ready(self) -> None:
         self.replies.append(Ready())
@@ -792,21 +984,33 @@ class ExactlyOnce(RuleBasedStateMachine):
     def nothing_runs_twice(self) -> None:
         assert len(self.executed) == len(set(self.executed))
 
+    @invariant()
+    def it_does_not_miss_what_is_on_its_way(self) -> None:
+        """Whatever time that takes: here, time goes by between any two steps."""
+        if self.machine.broken is not None:
+            assert self.connection in self.forgetful or "sign of life" in self.machine.broken
+
+    def settle(self) -> None:
+        while self.network or self.replies:
+            if self.network:
+                self.serve(len(self.network), "answer")
+            if self.replies:
+                self.deliver(len(self.replies))
+
     def teardown(self) -> None:
         """Once all is well for long enough, every call that somebody waits for has its outcome."""
-        for _ in range(60):
+        self.settle()  # or else the server would seem dead, be left for that, and what it forgot be mended by chance
+        self.call(1)
+        self.serve(len(self.network), "forget reply")
+        for _ in range(120):
             if not any(id(call) not in self.outcomes and not call.abandoned for call in self.calls):
                 break
-            self.now += 2.0
+            self.now += 1.0
             if self.machine.broken or not self.connection:
                 self.reconnect()
             self.machine.tick(self.now)
             self.flush()
-            while self.network or self.replies:
-                if self.network:
-                    self.serve(len(self.network), "answer")
-                if self.replies:
-                    self.deliver(len(self.replies))
+            self.settle()
         assert all(id(call) in self.outcomes for call in self.calls if not call.abandoned)
         for call in self.calls:
             if isinstance(self.outcomes.get(id(call)), Result):
