@@ -1,5 +1,8 @@
 """Writes and reads of three replicas: haret beside etcd, ZooKeeper and PySyncObj, three processes each, in one run.
 
+A bare loop that makes the same hops, and promises nothing, says what these cost on this machine: read haret's figures as a
+share of its own.
+
 What is the same for all of them, and what can't be, stands in `benchmarks.coordination`. Peers that are not installed are
 left out with a word. One service runs at a time. It is warmed up; then comes each load; then its leader is killed
 (SIGKILL) a few times, to measure how long it takes until a new write is acknowledged.
@@ -10,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from .coordination.bare import BareCluster
 from .coordination.cluster import Cluster, Unfit, started
 from .coordination.etcd import EtcdCluster, EtcdH2loadCluster
 from .coordination.haret import HaretCluster
@@ -20,6 +24,7 @@ from .harness import Row, wide_table
 
 CLUSTERS: tuple[type[Cluster], ...] = (
     HaretCluster,
+    BareCluster,
     EtcdCluster,
     EtcdH2loadCluster,
     ZookeeperCluster,
