@@ -12,6 +12,7 @@ from ._ids import CorrelationId, Pid
 from ._mailbox import MessageQueue
 
 if TYPE_CHECKING:
+    from ._process import Outbox, Process
     from ._supervisor import SupervisorTask
 
 INF: Final = float("inf")
@@ -38,6 +39,7 @@ class Actor(MessageQueue):
         "remaining",
         "scope",
         "shutdown_requested",
+        "step",
         "sync_done",
         "timer_heap",
         "timer_number",
@@ -56,6 +58,8 @@ class Actor(MessageQueue):
         self.finished = False  # a process that stopped by itself
         self.failure: BaseException | None = None  # set by whoever kills it
         self.handled = 0
+        # A process, and where its effects go; None unless it may be given a message.
+        self.step: tuple[Process, Outbox] | None = None
         self.watchers: set[Pid] = set()  # who gets Down when this actor ends
         self.monitoring: set[Pid] = set()  # whose Down this actor gets
         self.asks: set[int] = set()  # asks in flight to this actor

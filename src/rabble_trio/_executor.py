@@ -3,7 +3,9 @@
 Rules:
 
 1. One Trio task per actor. It parks until its mailbox or its next timer wakes it, then handles what waits, at most
-   `BUDGET` messages before other tasks get a turn.
+   `BUDGET` messages before other tasks get a turn. While a process is parked and its mailbox is empty, whoever brings it a
+   message from another node, or from the journal, lets it handle that at once: a turn of the event loop costs as much as
+   several steps. What the process raises is its own crash all the same.
 2. Routing is synchronous and never waits: an envelope ends in a mailbox, in a pending `ask`, on a link, or as a dead
    letter that is counted.
 3. Envelopes from one sender to one receiver keep their order, but for those that pass a barrier by their own wish.
@@ -273,12 +275,16 @@ class Executor:
     def deliver(self, letters: Iterable[tuple[Pid, Pid, Any, CorrelationId | None]]) -> None:
         """Envelopes that came over a link, for actors of this node."""
         find_actor = self.actors.get
+        budget = BUDGET
         for to, sender, message, correlation_id in letters:
             target = find_actor(to)
             if target is not None and len(target.queue) < target.capacity:
-                target.queue.append((message, sender, correlation_id))
-                if target.task is not None:
-                    target.wake()
+                if target.task is None:
+                    target.queue.append((message, sender, correlation_id))
+                elif budget and self.handle_now(target, message, sender, correlation_id):
+                    budget -= 1
+                else:
+                    target.put((message, sender, correlation_id))
             elif target is not None:
                 self._refuse(target, sender, message, correlation_id)
                 self.far.refused(to, sender, correlation_id, "mailbox full" if target.capacity else "not accepted")
@@ -422,11 +428,33 @@ class Executor:
         while actor.durable < actor.persisted:
             await self.persistence.synced(actor)
 
+    def handle_now(self, actor: Actor, message: Any, sender: Pid, correlation_id: CorrelationId | None) -> bool:
+        """Let a process that has nothing to do handle a message (rule 1). Tells whether it did; if not, it is for the mailbox.
+        """
+        step = actor.step
+        if step is None or actor.task is None or actor.queue or actor.shutdown_requested or len(actor.held) > MAX_HELD:
+            return False
+        process, outbox = step
+        timers = actor.timer_number
+        actor.step = None  # until this step is over
+        try:
+            process.handle(message, sender, correlation_id, outbox)
+            self._carry_out(actor, outbox.items)
+        except Exception as error:
+            actor.kill(_noted(error, actor, message, process))
+            return True
+        actor.step = step
+        actor.handled += 1
+        if actor.finished or actor.timer_number != timers:
+            actor.wake()  # to see to that itself
+        return True
+
     async def _run_steps(self, actor: Actor, process: Process, outbox: Outbox) -> None:
         """Let a process handle its messages, and its timers, until it ends."""
         pid, queue = actor.pid, actor.queue
         items: list[Any] = outbox.items
         handle, popleft = process.handle, queue.popleft
+        actor.step = process, outbox
         find_actor = self.actors.get
         set_alarm = self.alarms.set
         message: Any = None
@@ -477,8 +505,10 @@ class Executor:
                         set_alarm(actor, deadline)
                     await actor.park(INF)
         except Exception as error:
-            error.add_note(f"while {pid} handled {shorten(message)} in state {shorten(process)}")
+            _noted(error, actor, message, process)
             raise
+        finally:
+            actor.step = None
 
     @staticmethod
     def _has_finished(actor: Actor) -> bool:
@@ -609,6 +639,11 @@ def check_message(message: Any) -> None:
     """Raise `NotAMessage` unless the class of `message` is decorated with `@message`."""
     if type(message) not in MESSAGE_TYPES:
         raise NotAMessage.of(message)
+
+
+def _noted(error: Exception, actor: Actor, message: Any, process: Process) -> Exception:
+    error.add_note(f"while {actor.pid} handled {shorten(message)} in state {shorten(process)}")
+    return error
 
 
 async def _put_when_room(target: Actor, item: Item) -> None:

@@ -96,9 +96,10 @@ class Persistence:
         if error is not None:
             self._fail(error)
             return
-        for actor, count in synced:
-            self._release(actor, count)
+        released = [pair for pair in synced if self._release(*pair)]
         self._executor.outlets.open_now()  # which begins the next sync
+        for actor, count in released:
+            self._tell(actor, Persisted(count))
 
     async def run(self) -> None:
         """Take snapshots, and await the syncs of a journal that has to be awaited, until it fails."""
@@ -139,9 +140,9 @@ class Persistence:
                 except Exception as error:
                     self._fail(error)
                     return
-                self._release(actor, count)  # what it covers is durable, so that is told first
-                if self._executor.actors.get(actor.pid) is actor:
-                    actor.put((Snapshotted(len(snapshot)), self._executor.pid, None))
+                if self._release(actor, count):  # what it covers is durable, so that is told first
+                    self._tell(actor, Persisted(count))
+                self._tell(actor, Snapshotted(len(snapshot)))
 
     async def _sync(self) -> None:
         """Sync the journal. Raises `JournalError`, when it is over with the journal and all that need it."""
@@ -153,17 +154,23 @@ class Persistence:
             self._fail(error)
             raise _journal_error(error) from error
 
-    def _release(self, actor: Actor, durable: int) -> None:
+    def _release(self, actor: Actor, durable: int) -> bool:
+        """So many records of a process are durable; tells whether that is news."""
         if self._executor.actors.get(actor.pid) is not actor or durable <= actor.durable:
-            return
+            return False
         actor.durable = durable
         held = actor.held
         while held and held[0][0] <= durable:
             _, to, effect, correlation_id = held.popleft()
             self._executor.effect(actor, to, effect, correlation_id)
-        actor.put((Persisted(durable), self._executor.pid, None))
         if actor.sync_done is not None:
             actor.sync_done.set()
+        return True
+
+    def _tell(self, actor: Actor, message: Persisted | Snapshotted) -> None:
+        executor = self._executor
+        if executor.actors.get(actor.pid) is actor and not executor.handle_now(actor, message, executor.pid, None):
+            actor.put((message, executor.pid, None))
 
     def _fail(self, error: Exception) -> None:
         if self._failure is not None:

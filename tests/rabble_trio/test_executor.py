@@ -14,16 +14,21 @@ from trio.testing import wait_all_tasks_blocked
 
 from rabble_trio import (
     CorrelationId,
+    Down,
     Envelope,
+    Node,
     NotAMessage,
     Outbox,
     Pid,
     Process,
     Shutdown,
     StartTimer,
+    Supervisor,
+    Timeout,
     message,
     open_node,
 )
+from rabble_trio._executor import BUDGET
 
 NODE = "n1@127.0.0.1:0"
 
@@ -286,3 +291,90 @@ async def test_a_timer_for_somebody_else_is_not_accepted() -> None:
     async with open_node(NODE) as node, node.open_mailbox("a") as a:
         await a.send(node.pid("executor", "rabble"), StartTimer(1.0))
         assert node.executor_status().dead_letters == {"not accepted": 1}
+
+
+# Messages from elsewhere, which a process that has nothing to do handles at once ---------------------------------------
+
+FAR = Pid.parse("far::n2@127.0.0.1:2")
+
+
+def bring(node: Node, to: Pid, *messages: Any) -> None:
+    """Messages from another node."""
+    node._executor.deliver([(to, FAR, message, None) for message in messages])
+
+
+async def test_a_process_that_has_nothing_to_do_handles_at_once_what_comes_from_elsewhere() -> None:
+    process = Scripted(lambda message, sender, output: output.send(a.pid, message))
+    async with open_node(NODE) as node, node.open_mailbox("a") as a:
+        pid = await node.spawn("p", lambda: process)
+        await wait_all_tasks_blocked()
+        bring(node, pid, Number(1), Number(2))
+        assert process.received == [Number(1), Number(2)]
+        # What waits already goes first.
+        node.send_nowait(pid, Number(3))
+        bring(node, pid, Number(4))
+        assert process.received == [Number(1), Number(2)]
+        assert [(await a.receive()).message.n for _ in range(4)] == [1, 2, 3, 4]
+        assert node.metrics().counters["messages_handled"] == 8
+
+
+async def test_however_much_comes_from_elsewhere_others_get_a_turn() -> None:
+    process = Scripted()
+    async with open_node(NODE) as node:
+        pid = await node.spawn("p", lambda: process)
+        await wait_all_tasks_blocked()
+        bring(node, pid, *map(Number, range(3 * BUDGET)))
+        assert len(process.received) == BUDGET
+        await wait_all_tasks_blocked()
+        assert process.received == list(map(Number, range(3 * BUDGET)))
+
+
+async def test_a_crash_by_what_comes_from_elsewhere_is_the_process_own() -> None:
+    def fail(message: Any, sender: Pid, output: Outbox) -> None:
+        output.send(a.pid, message)
+        if isinstance(message, Number) and message.n < 0:
+            raise ValueError("a negative number")
+
+    async with open_node(NODE, supervisor=Supervisor(backoff=0)) as node, node.open_mailbox("a") as a:
+        pid = await node.spawn("p", lambda: Scripted(fail))
+        a.monitor(pid)
+        await wait_all_tasks_blocked()
+        bring(node, pid, Number(1), Number(-1), Number(2))
+        await wait_all_tasks_blocked()
+        first, second = (await a.receive()).message, (await a.receive()).message
+        assert first == Number(1)  # a step that crashes has no effects
+        assert second == Down(pid, "crashed: ValueError: a negative number")
+        bring(node, pid, Number(3))
+        assert (await a.receive()).message == Number(3)
+        await wait_all_tasks_blocked()
+        assert a.statistics().waiting == 0  # what came behind it ended with it
+
+
+async def test_a_process_may_stop_and_start_timers_because_of_what_comes_from_elsewhere() -> None:
+    def handle(message: Any, sender: Pid, output: Outbox) -> None:
+        if isinstance(message, Timeout):
+            output.send(a.pid, message)
+            output.stop()
+        else:
+            output.start_timer(0)
+
+    async with open_node(NODE) as node, node.open_mailbox("a") as a:
+        pid = await node.spawn("p", lambda: Scripted(handle), restart="transient")
+        a.monitor(pid)
+        await wait_all_tasks_blocked()
+        bring(node, pid, Go())
+        assert [(await a.receive()).message for _ in range(2)] == [Timeout(), Down(pid, "finished")]
+        bring(node, pid, Go())
+        assert node.executor_status().dead_letters == {"not running": 1}
+
+
+async def test_a_process_that_is_to_end_does_so_in_its_own_turn() -> None:
+    process = Scripted()
+    async with open_node(NODE) as node:
+        pid = await node.spawn("p", lambda: process)
+        await wait_all_tasks_blocked()
+        node._executor.actors[pid].request_shutdown()
+        bring(node, pid, Number(1))
+        assert process.received == []
+        await wait_all_tasks_blocked()
+        assert process.received[-1] == Shutdown()

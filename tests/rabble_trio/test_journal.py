@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -435,3 +436,29 @@ async def test_a_memory_journal_against_a_model(steps: list[str]) -> None:
                     assert list(stored.records) == records[snapshot:]
     assert journal.used == bool(records)
     assert await journal.load(Pid.parse("other::n1@127.0.0.1:1")) is None
+
+
+async def test_a_crash_by_the_news_that_a_record_is_durable_is_the_process_own(tmp_path: Path) -> None:
+    class Sensitive(Keeper):
+        def handle(self, message: Any, sender: Pid, correlation_id: CorrelationId | None, output: Outbox) -> None:
+            if isinstance(message, Persisted) and len(self.records) == 2:
+                raise ValueError("too much news")
+            super().handle(message, sender, correlation_id, output)
+
+    async with (
+        open_node(NODE, data_dir=tmp_path, supervisor=Supervisor(backoff=0)) as node,
+        node.open_mailbox("a") as a,
+    ):
+        pid = await node.spawn("p", Sensitive)
+        other = await node.spawn("other", Keeper)
+        a.monitor(pid)
+        await a.send(other, Do("persist:x say:other"))
+        await a.send(pid, Do("persist:1 say:1"))
+        assert {(await a.receive()).message for _ in range(2)} == {Said("other"), Said("1")}
+        await a.send(pid, Do("persist:2 say:2"))
+        assert (await a.receive()).message == Said("2")  # it was durable
+        assert (await a.receive()).message == Down(pid, "crashed: ValueError: too much news")
+        await a.send(pid, Do("tell"))
+        assert (await a.receive()).message == Said("None [b'1', b'2']")
+        await a.send(other, Do("tell"))
+        assert (await a.receive()).message == Said("None [b'x']")
