@@ -458,6 +458,9 @@ async def test_a_crash_by_the_news_that_a_record_is_durable_is_the_process_own(t
         await a.send(pid, Do("persist:2 say:2"))
         assert (await a.receive()).message == Said("2")  # it was durable
         assert (await a.receive()).message == Down(pid, "crashed: ValueError: too much news")
+        with trio.fail_after(10):
+            while pid not in node._executor.actors:  # its successor reads what was durable first
+                await trio.lowlevel.checkpoint()
         await a.send(pid, Do("tell"))
         assert (await a.receive()).message == Said("None [b'1', b'2']")
         await a.send(other, Do("tell"))
