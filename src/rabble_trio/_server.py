@@ -365,12 +365,15 @@ class WebsocketService(Service):
             step(peer.output)
             self._carry_out(peer)
         except Exception:
-            logger.exception("%s: the connection from %s failed", self._mailbox.pid, peer.connection.remote)
-            self._counts["failed"] += 1
-            peer.output.envelopes.clear()
-            peer.output.replies.clear()
-            peer.output.close("internal error: see the server's log")
-            self._end(peer)
+            self._failed(peer)
+
+    def _failed(self, peer: _Peer) -> None:
+        logger.exception("%s: the connection from %s failed", self._mailbox.pid, peer.connection.remote)
+        self._counts["failed"] += 1
+        peer.output.envelopes.clear()
+        peer.output.replies.clear()
+        peer.output.close("internal error: see the server's log")
+        self._end(peer)
 
     def _carry_out(self, peer: _Peer) -> None:
         output = peer.output
@@ -486,7 +489,11 @@ class WebsocketService(Service):
             self._counts["late"] += 1
             return
         context = peer.output.pending.pop(cid.request)
-        self._guarded(peer, partial(peer.handler.answered, context, message, sender))
+        try:  # _guarded in one piece: this happens once for each request
+            peer.handler.answered(context, message, sender, peer.output)
+            self._carry_out(peer)
+        except Exception:
+            self._failed(peer)
 
     def _on_unasked(self, message: Any, sender: Pid, cid: CorrelationId | None) -> None:
         if type(message) is GetMetrics:

@@ -185,6 +185,7 @@ class ReplicaInvariants:
             kind = type(message)
             if kind is Prepare and not held:
                 self._same_entries(message, step.name)
+                self._said_committed(message.commit, ctx, last.view)
             check = self._on_sent.get(kind)
             if check is not None:
                 check(step, replica, last, message)
@@ -310,6 +311,12 @@ class ReplicaInvariants:
             _broken(1, f"{name} has another state after op {commit} than others had")
         self._applied(name, ctx.machine, last)
         last.commit = commit
+
+    def _said_committed(self, commit: int, ctx: Any, before: View) -> None:
+        """A primary may say so before it executes, and others may do so first."""
+        known = len(self.committed)
+        if commit > known >= ctx.log.start:
+            self._new_committed(ctx.log.slice(known, commit), ctx, before)
 
     def _cut_off_at_once(self, ctx: Any, before: View) -> None:
         """Entries may be committed and cut off in one step; then they are what was prepared last."""
