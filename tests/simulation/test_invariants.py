@@ -254,6 +254,23 @@ def test_6_copy_that_is_not_on_the_disk_does_not_count(world):
         world.step(0)
 
 
+def test_6_saying_that_something_is_committed_counts_before_it_is_executed(world):
+    extended(world[0], Request(1, 9999, 1, b"x"))
+    extended(world[1], Request(1, 9999, 1, b"x"))
+    op, entry = world[0].log.op, (Request(1, 9999, 2, b"y"),)
+    world.sends(0, Prepare(0, 0, op + 1, op, entry))
+    world.simulation.crash(world.group.replicas[0])
+    world[1].commit += 1
+    world.step(1)  # the first to execute it, and the only one that has it
+
+
+def test_6_nobody_may_say_that_something_is_committed_which_is_not(world):
+    extended(world[0], Request(1, 9999, 1, b"x"))
+    op, entry = world[0].log.op, (Request(1, 9999, 2, b"y"),)
+    with breaks(6):
+        world.sends(0, Prepare(0, 0, op + 1, op, entry))
+
+
 def test_7_view_that_begins_without_a_committed_op(world):
     with breaks(7):
         world.sends(1, StartView(0, 1, 0, world[1].commit - 1, 0))
