@@ -48,12 +48,12 @@ class World:
         """The memory of replica i."""
         return self.simulation.process(self.group.replicas[i]).context
 
-    def sends(self, i, *messages, to=None):
+    def sends(self, i, *messages, to=None, held=True):
         """Replica i took a step and sent this."""
         pid = self.group.replicas[i]
         slot = self.simulation._slots[pid]
         for message in messages:
-            slot.output.send(to or self.group.replicas[(i + 1) % 3], message)
+            slot.output.send(to or self.group.replicas[(i + 1) % 3], message, held=held)
         self.simulation._finish_step(slot, slot.process, "message", None, None, None, None)
 
     def hears(self, i, message, sender):
@@ -258,7 +258,7 @@ def test_6_saying_that_something_is_committed_counts_before_it_is_executed(world
     extended(world[0], Request(1, 9999, 1, b"x"))
     extended(world[1], Request(1, 9999, 1, b"x"))
     op, entry = world[0].log.op, (Request(1, 9999, 2, b"y"),)
-    world.sends(0, Prepare(0, 0, op + 1, op, entry))
+    world.sends(0, Prepare(0, 0, op + 1, op, entry), held=False)
     world.simulation.crash(world.group.replicas[0])
     world[1].commit += 1
     world.step(1)  # the first to execute it, and the only one that has it
@@ -268,7 +268,7 @@ def test_6_nobody_may_say_that_something_is_committed_which_is_not(world):
     extended(world[0], Request(1, 9999, 1, b"x"))
     op, entry = world[0].log.op, (Request(1, 9999, 2, b"y"),)
     with breaks(6):
-        world.sends(0, Prepare(0, 0, op + 1, op, entry))
+        world.sends(0, Prepare(0, 0, op + 1, op, entry), held=False)
 
 
 def test_7_view_that_begins_without_a_committed_op(world):
