@@ -21,6 +21,11 @@ Rule 5 alone needs a search. Replay assumes that such calls were not executed, u
 
 Each attempt is replayed up to the next thing that does not fit. Some attempts have to change several calls to come further.
 What leads nowhere is taken back. In the end all that was placed is right, or all was tried, or the search took too long.
+
+Which order of attempts is the quick one can't be known before, so several searches try what they can, each in its own order,
+first for a short time, then for a long one. Whatever one of them finds has been replayed and fits, so more of them find more
+explanations, and no wrong ones. The same history has the same verdict, word for word, wherever it is judged: nothing goes by
+the order of a set, which differs from process to process.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -50,8 +55,12 @@ from haret.vertree import (
 
 from .history import Call
 
-BUDGET: Final = 1_500_000
+BUDGET: Final = 1_000_000
 """Ops that one search for the places of calls without an answer may replay: less than a minute."""
+
+ROUNDS: Final = (10, 1)
+"""First all searches are made with this part of the budget (a tenth), then with this one (all of it): an order of attempts
+that suits a history needs little, as a rule, and must not wait until others have used up all of theirs."""
 
 
 class _Reach(NamedTuple):
@@ -65,17 +74,25 @@ class _Reach(NamedTuple):
     """Calls to place for one problem."""
     jump: bool = False
     """Whether what seems to have nothing to do with a later problem is not tried anew because of it."""
+    early: bool = False
+    """Whether the first one of these places comes first: that is what suits calls that were executed soon, but seen late."""
 
+
+EVERYTHING: Final = _Reach()
+"""The search that tries everything: if it comes to its end, there is no explanation."""
 
 SEARCHES: Final = (
+    _Reach(places=30, calls=10, moves=2, jump=True, early=True),
     _Reach(places=30, calls=10, moves=1, jump=True),
     _Reach(places=30, calls=10, moves=2, jump=True),
+    _Reach(places=15, calls=6, jump=True, early=True),
     _Reach(places=30, calls=10, jump=True),
+    _Reach(places=30, moves=2, jump=True, early=True),
     _Reach(places=30, moves=2, jump=True),
     _Reach(moves=2, jump=True),
-    _Reach(),
+    EVERYTHING,
 )
-"""One search after the other. The last one tries everything."""
+"""One search after the other."""
 
 SHOWN: Final = 10
 """Violations of one kind that are told."""
@@ -125,9 +142,9 @@ class _Event:
 
     def __str__(self) -> str:
         call = self.call
-        said = "no answer" if call.outcome is None else f"{call.outcome!r:.300}"
+        said = "no answer" if call.outcome is None else _words(call.outcome)
         when = "" if self.op is None else f" at op {self.op}"
-        return f"client {call.client}: {call.operation!r:.300} -> {said}{when}"
+        return f"client {call.client}: {_words(call.operation)} -> {said}{when}"
 
 
 def _bound(events: list[_Event]) -> None:
@@ -247,20 +264,32 @@ class _Replay:
         if first is None:
             return []
         self.deepest = first
+        found = self._explain(first)
+        if found:
+            return []
         end = f"none of {len(self.unknown)} calls without an answer explains it"
-        for reach in SEARCHES:
-            self.left = self.budget
-            self._place(dict.fromkeys(self.places))
-            try:
-                if self._search(first, reach):
-                    return []
-            except _Exhausted:
-                end = "the search for calls without an answer that could explain it took too long"
+        if found is None:
+            end = "the search for calls without an answer that could explain it took too long"
         problem = self.deepest
         return [
             f"wrong answer: {problem.event}; a tree that executed the same operations up to op {problem.op} one after "
-            f"the other has {problem.found!r:.300}, and {end}"
+            f"the other has {_words(problem.found)}, and {end}"
         ]
+
+    def _explain(self, first: _Problem) -> bool | None:
+        """Whether calls without an answer explain what does not fit; None if the searches took too long."""
+        for part in ROUNDS:
+            for reach in SEARCHES:
+                self.left = self.budget // part
+                self._place(dict.fromkeys(self.places))
+                try:
+                    if self._search(first, reach):
+                        return True
+                except _Exhausted:
+                    continue
+                if reach == EVERYTHING:
+                    return False
+        return None
 
     # Replay -----------------------------------------------------------------------------------------------------------
 
@@ -402,7 +431,8 @@ class _Replay:
             return  # it is somebody's op; or else whoever is there may need something before it
         suspects = [event for event in suspects if _related(event.paths, targets)]
         for event in suspects[: reach.calls]:
-            yield from ((event, op) for op in self._gaps(event, problem.last, reach.places))
+            gaps = self._gaps(event, problem.last, reach.places)
+            yield from ((event, op) for op in (reversed([*gaps]) if reach.early else gaps))
             if event in self.places:
                 yield event, None
 
@@ -438,7 +468,7 @@ def _paths(operation: Operation) -> tuple[str, ...]:
     """The paths that an operation names."""
     if isinstance(operation, MultiCas):
         inner = [path for write in operation.operations for path in _paths(write)]
-        return tuple({*inner, *(guard.path for guard in operation.guards)})
+        return tuple(dict.fromkeys([*inner, *(guard.path for guard in operation.guards)]))
     if isinstance(operation, ListKeys):
         return (operation.path,)
     named = [getattr(operation, name, None) for name in ("path", "left", "right")]
@@ -483,3 +513,20 @@ def _values(given: Any) -> Iterator[bytes]:
         yield from _values(given.operations)
     elif isinstance(given, MultiResult):
         yield from _values(given.value)
+
+
+def _words(given: Any, limit: int = 300) -> str:
+    """Much like `repr`, or the beginning of it, but the same in each process: elements of sets are sorted, and a node is what
+    it is instead of where."""
+    if isinstance(given, frozenset):
+        said = f"{{{', '.join(sorted(map(repr, given)))}}}"
+    elif isinstance(given, tuple):
+        said = f"({', '.join(map(_words, given))})"
+    elif isinstance(given, Node):
+        said = f"a {given.type} of version {given.version}"
+    elif is_dataclass(given):
+        parts = [f"{one.name}={_words(getattr(given, one.name))}" for one in fields(given)]
+        said = f"{type(given).__name__}({', '.join(parts)})"
+    else:
+        said = repr(given)
+    return said[:limit]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +37,7 @@ from haret.vertree import (
 )
 from soak.service.checker import check
 from soak.service.history import Call
+from tests.soak.service import hard_histories
 
 
 def with_queue(story: Any, *elements: bytes) -> None:
@@ -346,6 +351,36 @@ def test_the_place_of_a_call_is_seen_by_its_neighbours_in_the_directory(story: A
     story.read(ListKeys(limit=2))
     story.record(BlobGet("/d/a"), 2, outcome=DoesNotExist("/d/a"), op=None)
     assert story.judge().violations == ()
+
+
+# Many calls without an answer -----------------------------------------------------------------------------------------
+
+
+def test_a_verdict_is_the_same_word_for_word_in_every_process() -> None:
+    said = []
+    for seed in ("1", "2"):
+        command = [sys.executable, "-m", hard_histories.__name__]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        root = Path(__file__).parents[3]
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
+        said.append(done.stdout.splitlines())
+    assert said[0] == said[1]
+    right, strange_set, strange_type = said[0]
+    assert "violations=()" in right
+    assert "wrong answer" in strange_set
+    assert "b'strange 0', b'strange 1', b'strange 2'" in strange_set
+    assert "wrong answer" in strange_type
+    assert "has a directory of version" in strange_type
+
+
+@pytest.mark.parametrize("seed", [2, 4, 21, 57])  # each was one too many for one of the searches
+def test_what_one_order_of_attempts_does_not_find_in_time_another_one_finds(seed: int) -> None:
+    calls = hard_histories.make(600, seed, 0.15)
+    verdict = check(calls, budget=5000)
+    assert verdict.violations == ()
+    assert verdict.executed > 0
+    assert check(hard_histories.with_strange_set(calls), budget=200).violations != ()
+    assert check(hard_histories.with_strange_type(calls), budget=200).violations != ()
 
 
 # Any history of a group that keeps its promises is right --------------------------------------------------------------
