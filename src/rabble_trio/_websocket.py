@@ -178,11 +178,12 @@ class Connection:
             if self._idle_timeout == math.inf:
                 data = await self._next_message()
             else:
-                with trio.fail_after(self._idle_timeout):
+                # `trio.fail_after`, without the cost of its context manager.
+                with trio.CancelScope(deadline=trio.current_time() + self._idle_timeout) as patience:
                     data = await self._next_message()
-        except trio.TooSlowError:
-            raise await self._close_for(_GOING_AWAY, f"no message for {self._idle_timeout:g} s") from None
-        except trio.BusyResourceError:
+                if patience.cancelled_caught:
+                    raise await self._close_for(_GOING_AWAY, f"no message for {self._idle_timeout:g} s")
+        except (trio.BusyResourceError, ConnectionClosed):
             raise
         except Exception as error:
             raise self._failed(error) from None
