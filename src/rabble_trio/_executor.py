@@ -429,8 +429,7 @@ class Executor:
             await self.persistence.synced(actor)
 
     def handle_now(self, actor: Actor, message: Any, sender: Pid, correlation_id: CorrelationId | None) -> bool:
-        """Let a process that has nothing to do handle a message (rule 1). Tells whether it did; if not, it is for the mailbox.
-        """
+        """Let a process that has nothing to do handle a message (rule 1). If it has not, the message is for the mailbox."""
         step = actor.step
         if step is None or actor.task is None or actor.queue or actor.shutdown_requested or len(actor.held) > MAX_HELD:
             return False

@@ -73,8 +73,8 @@ class Settings:
     gather_least: int = 8
     """How many must be likely to come, so that it waits for them: a batch costs about as much as this many requests."""
     answer_batch: int = 50
-    """Entries that a primary executes in a row before their answers leave, so that clients don't wait for the last one; if more
-    than four times as many are committed, a quarter of those."""
+    """Entries that a primary executes before their answers leave, so that clients don't wait for the last one of a batch; if
+    more than four times as many are committed, a quarter of those."""
     batch_entries: int = 1024
     """Entries in one `Prepare` or `NewState`: bounds the time that a receiver needs for one message."""
     batch_bytes: int = 256 * 1024
