@@ -17,8 +17,9 @@ The shell is Trio:
     _journal     where persisted records go                    (_persistence: the barrier between it and processes)
     _sqlite_journal    records on disk, written by a thread    (_journal_file: the file; _journal_open, _wal: what is lost?)
     _recorder    the flight recorder                           (_show: values as text)
-    _executor    routes envelopes, runs processes, monitors, asks     (_remote: those across nodes; _alarms: timers;
-                 _outlets: what leaves the node at the end of a turn)
+    _steps       how a process runs: its steps, timers, effects       (_alarms: waking those whose timers are due)
+    _executor    routes envelopes, knows actors, monitors, asks       (_remote: those across nodes; _outlets: what
+                 leaves the node at the end of a turn)
     _service     actors that are Trio code
     _workers     blocking and CPU-bound work in threads and processes    (_worker: the inside of such a process)
     _supervisor  restart strategies, ordered start and stop

@@ -1,19 +1,10 @@
-"""The executor: routes envelopes between the actors of a node, and runs processes.
+"""The executor: knows the actors of a node, and routes envelopes between them. How processes run is in `_steps`.
 
 Rules:
 
-1. One Trio task per actor. It parks until its mailbox or its next timer wakes it, then handles what waits, at most
-   `BUDGET` messages before other tasks get a turn. While a process is parked and its mailbox is empty, whoever brings it a
-   message from another node, or from the journal, lets it handle that at once: a turn of the event loop costs as much as
-   several steps. What the process raises is its own crash all the same.
-2. Routing is synchronous and never waits: an envelope ends in a mailbox, in a pending `ask`, on a link, or as a dead
+1. Routing is synchronous and never waits: an envelope ends in a mailbox, in a pending `ask`, on a link, or as a dead
    letter that is counted.
-3. Envelopes from one sender to one receiver keep their order, but for those that pass a barrier by their own wish.
-4. A due timer fires after the messages that were already waiting when it became due, so that an actor that was kept
-   from running does not take its own delay for the silence of others.
-5. The effects of a step are carried out in order after the step. Behind a record that is not yet durable they are held
-   (`rabble_trio.Outbox.persist`); a crash loses what is held. A process that ends in any other way first waits until
-   its records are durable.
+2. Envelopes from one sender to one receiver keep their order, but for those that pass a barrier by their own wish.
 """
 
 from __future__ import annotations
@@ -22,12 +13,12 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import trio
 from outcome import Error, Outcome, Value
 
-from ._actor import INF, Actor
+from ._actor import Actor
 from ._alarms import Alarms
 from ._codec import MESSAGE_TYPES
 from ._errors import ActorDown, EncodeError, NameInUse, NotAMessage
@@ -35,7 +26,6 @@ from ._ids import CorrelationId, NodeId, Pid
 from ._journal import Journal
 from ._mailbox import Item
 from ._messages import (
-    CancelTimer,
     Demonitor,
     Down,
     ExecutorStatus,
@@ -43,30 +33,18 @@ from ._messages import (
     GetMetrics,
     Metrics,
     Monitor,
-    Shutdown,
-    StartTimer,
-    Stop,
-    Timeout,
 )
 from ._outlets import Outlets
 from ._persistence import Persistence
-from ._process import Envelope, Outbox, Process
+from ._process import Envelope
 from ._remote import AskFailed, Remote
+from ._steps import BUDGET, Steps
 
 if TYPE_CHECKING:
     from ._recorder import NodeRecorder
     from ._supervisor import SupervisorTask
 
 logger = logging.getLogger("rabble_trio.executor")
-
-BUDGET: Final = 128
-"""Messages that one actor handles before other tasks run: at 5 to 20 microseconds each, others wait 1 to 3 ms."""
-
-MAX_HELD: Final = 100_000
-"""Envelopes of one process behind a barrier; beyond it the process handles no message until a sync is done."""
-
-_TIMEOUT: Final = Timeout()
-_SHUTDOWN: Final = Shutdown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +107,7 @@ class Executor:
         self.node = node
         self.persistence = Persistence(self, journal)
         self.outlets = Outlets(self.persistence.begin_sync)
+        self.steps = Steps(self)
         self.recorder: NodeRecorder | None = None
         self.pid = Pid("executor", node, "rabble")
         self.ask_pid = Pid("ask", node, "rabble")
@@ -234,17 +213,18 @@ class Executor:
         """Deliver an envelope, or count it as a dead letter. Never waits."""
         target = self.actors.get(to)
         if target is None:
-            self._route_elsewhere(to, sender, message, correlation_id)
+            self.route_elsewhere(to, sender, message, correlation_id)
         elif len(target.queue) < target.capacity:
             target.put((message, sender, correlation_id))
         else:
-            self._refuse(target, sender, message, correlation_id)
+            self.refuse(target, sender, message, correlation_id)
 
-    def _refuse(self, target: Actor, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> None:
+    def refuse(self, target: Actor, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> None:
+        """A mailbox has no room, or never takes anything: a dead letter."""
         reason = "mailbox full" if target.capacity else "not accepted"
         self.dead_letter(target.pid, sender, message, correlation_id, reason)
 
-    def _route_elsewhere(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> str | None:
+    def route_elsewhere(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None) -> str | None:
         """Deliver to anything but an actor of this node; returns why it is a dead letter, if it is one."""
         node = to.node
         if node is not self.node and node != self.node:
@@ -281,15 +261,15 @@ class Executor:
             if target is not None and len(target.queue) < target.capacity:
                 if target.task is None:
                     target.queue.append((message, sender, correlation_id))
-                elif budget and self.handle_now(target, message, sender, correlation_id):
+                elif budget and self.steps.handle_now(target, message, sender, correlation_id):
                     budget -= 1
                 else:
                     target.put((message, sender, correlation_id))
             elif target is not None:
-                self._refuse(target, sender, message, correlation_id)
+                self.refuse(target, sender, message, correlation_id)
                 self.far.refused(to, sender, correlation_id, "mailbox full" if target.capacity else "not accepted")
             else:
-                reason = self._route_elsewhere(to, sender, message, correlation_id)
+                reason = self.route_elsewhere(to, sender, message, correlation_id)
                 if reason is not None:
                     self.far.refused(to, sender, correlation_id, reason)
 
@@ -338,7 +318,7 @@ class Executor:
             return
         if to not in self.builtin and to != self.ask_pid:
             raise ActorDown(to, "not running")
-        self._route_elsewhere(to, sender, message, correlation_id)
+        self.route_elsewhere(to, sender, message, correlation_id)
 
     async def send(self, to: Pid, sender: Pid, message: Any, correlation_id: CorrelationId | None = None) -> None:
         """Deliver an envelope, waiting for room in the mailbox or link. Raises `ActorDown`, `CodecError`."""
@@ -387,7 +367,7 @@ class Executor:
             elif to not in self.builtin:
                 raise ActorDown(to, "not running")
             else:
-                refused = self._route_elsewhere(to, self.ask_pid, message, correlation_id)
+                refused = self.route_elsewhere(to, self.ask_pid, message, correlation_id)
                 if refused is not None:
                     raise ActorDown(to, refused)
             return await ask.wait()
@@ -414,172 +394,6 @@ class Executor:
             return False
         ask.set(reply)
         return True
-
-    # ------------------------------------------------------------- processes
-
-    async def run_process(self, actor: Actor, process: Process, started: Callable[[], None]) -> None:
-        """Restore and initialise a process, then handle its messages until it ends. A crash is an exception."""
-        await self.persistence.restore(actor, process)
-        outbox = Outbox(actor.pid)
-        process.init(actor.pid, outbox)
-        self._carry_out(actor, outbox.items)
-        started()
-        await self._run_steps(actor, process, outbox)
-        while actor.durable < actor.persisted:
-            await self.persistence.synced(actor)
-
-    def handle_now(self, actor: Actor, message: Any, sender: Pid, correlation_id: CorrelationId | None) -> bool:
-        """Let a process that has nothing to do handle a message (rule 1). If it has not, the message is for the mailbox."""
-        step = actor.step
-        if step is None or actor.task is None or actor.queue or actor.shutdown_requested or len(actor.held) > MAX_HELD:
-            return False
-        process, outbox = step
-        timers = actor.timer_number
-        actor.step = None  # until this step is over
-        try:
-            process.handle(message, sender, correlation_id, outbox)
-            self._carry_out(actor, outbox.items)
-        except Exception as error:
-            actor.kill(_noted(error, actor, message, process))
-            return True
-        actor.step = step
-        actor.handled += 1
-        if actor.finished or actor.timer_number != timers:
-            actor.wake()  # to see to that itself
-        return True
-
-    async def _run_steps(self, actor: Actor, process: Process, outbox: Outbox) -> None:
-        """Let a process handle its messages, and its timers, until it ends."""
-        pid, queue = actor.pid, actor.queue
-        items: list[Any] = outbox.items
-        handle, popleft = process.handle, queue.popleft
-        actor.step = process, outbox
-        find_actor = self.actors.get
-        set_alarm = self.alarms.set
-        message: Any = None
-        try:
-            while not self._has_finished(actor):
-                count = len(queue)
-                count = min(count, BUDGET)
-                for done in range(1, count + 1):
-                    message, sender, correlation_id = popleft()
-                    handle(message, sender, correlation_id, outbox)
-                    if items:
-                        if outbox.uses_journal:
-                            self._carry_out(actor, items)
-                        else:
-                            # The hot path of _carry_out and route, in one piece. `to` is never None here.
-                            for to, effect, effect_id, _held in items:
-                                target = find_actor(to)
-                                if target is None:
-                                    self._effect_elsewhere(actor, to, effect, effect_id)
-                                elif len(target.queue) < target.capacity:
-                                    target.queue.append((effect, pid, effect_id))
-                                    if target.task is not None:
-                                        target.wake()
-                                else:
-                                    self._refuse(target, pid, effect, effect_id)
-                            items.clear()
-                        if actor.finished:
-                            count = done
-                            break
-                actor.handled += count
-                if actor.senders:
-                    actor.make_room()
-                message = _TIMEOUT
-                deadline = self._fire_timers(actor, process, outbox, items, count)
-                if actor.shutdown_requested and not actor.finished:
-                    actor.remaining -= count
-                    if actor.remaining <= 0:
-                        message = _SHUTDOWN
-                        handle(_SHUTDOWN, self.pid, None, outbox)
-                        self._carry_out(actor, items)
-                        return
-                if len(actor.held) > MAX_HELD:
-                    await self.persistence.synced(actor)
-                elif queue or deadline == 0.0:
-                    await trio.lowlevel.checkpoint()
-                elif not actor.finished:
-                    if deadline < actor.alarm:
-                        set_alarm(actor, deadline)
-                    await actor.park(INF)
-        except Exception as error:
-            _noted(error, actor, message, process)
-            raise
-        finally:
-            actor.step = None
-
-    @staticmethod
-    def _has_finished(actor: Actor) -> bool:
-        # Any step may set it, which a type checker that sees `while not actor.finished` doesn't expect.
-        return actor.finished
-
-    def _fire_timers(self, actor: Actor, process: Process, outbox: Outbox, items: list[Any], handled: int) -> float:
-        """Fire what is due; returns when to come back: a deadline, infinity, or 0.0 for as soon as possible."""
-        if not actor.timers:
-            return INF
-        deadline = actor.next_deadline()
-        now = trio.current_time()
-        if deadline > now:
-            actor.ahead = -1
-            return deadline
-        # Due. Messages that wait by now go first (rule 4); those that come later don't count.
-        actor.ahead = len(actor.queue) if actor.ahead < 0 else actor.ahead - handled
-        if actor.ahead > 0:
-            return 0.0
-        actor.ahead = -1
-        # A step may start timers, and one of 0 seconds must not keep this loop busy for ever: only what is due now fires.
-        last = actor.timer_number
-        while deadline <= now and not actor.finished:
-            number = actor.timer_heap[0][1]
-            if number > last:
-                return 0.0
-            correlation_id = actor.timer_heap[0][2]
-            del actor.timers[correlation_id]
-            process.handle(_TIMEOUT, self.pid, correlation_id, outbox)
-            self._carry_out(actor, items)
-            deadline = actor.next_deadline()
-        return deadline
-
-    def _carry_out(self, actor: Actor, items: list[Any]) -> None:
-        """Carry out the effects of a step in order, holding back what stands behind a barrier."""
-        for to, effect, correlation_id, held in items:
-            if to is None:
-                self.persistence.effect(actor, effect)
-            elif held and actor.persisted > actor.durable and type(effect) is not Stop:
-                # (A process that stops handles no further message, and waits for its records before it is gone.)
-                actor.held.append((actor.persisted, to, effect, correlation_id))
-            else:
-                self.effect(actor, to, effect, correlation_id)
-        items.clear()
-
-    def effect(self, actor: Actor, to: Pid, effect: Any, correlation_id: CorrelationId | None) -> None:
-        """Carry out an envelope of a process."""
-        if to in self.actors:
-            self.route(to, actor.pid, effect, correlation_id)
-        else:
-            self._effect_elsewhere(actor, to, effect, correlation_id)
-
-    def _effect_elsewhere(self, actor: Actor, to: Pid, effect: Any, correlation_id: CorrelationId | None) -> None:
-        """An envelope of a process to anything but a running actor of this node; timers are the most frequent."""
-        if to == self.pid:
-            kind = type(effect)
-            if kind is StartTimer:
-                actor.start_timer(trio.current_time(), effect.seconds, correlation_id)
-                return
-            if kind is CancelTimer:
-                actor.cancel_timer(correlation_id)
-                return
-            if kind is Monitor:
-                self.monitor(actor, effect.pid)
-                return
-            if kind is Demonitor:
-                self.demonitor(actor, effect.pid)
-                return
-            if kind is Stop:
-                actor.finished = True
-                return
-        self._route_elsewhere(to, actor.pid, effect, correlation_id)
 
     # ------------------------------------------------------ status, metrics
 
@@ -640,11 +454,6 @@ def check_message(message: Any) -> None:
         raise NotAMessage.of(message)
 
 
-def _noted(error: Exception, actor: Actor, message: Any, process: Process) -> Exception:
-    error.add_note(f"while {actor.pid} handled {shorten(message)} in state {shorten(process)}")
-    return error
-
-
 async def _put_when_room(target: Actor, item: Item) -> None:
     """Put into a mailbox, waiting for room; no checkpoint after it is in. Raises `ActorDown`."""
     if not target.capacity:
@@ -655,12 +464,3 @@ async def _put_when_room(target: Actor, item: Item) -> None:
 
 def _not_accepted(pid: Pid) -> ActorDown:
     return ActorDown(pid, "it accepts no messages")
-
-
-def shorten(value: object, show: Callable[[Any], str] = repr) -> str:
-    """`repr(value)`, or what else `show` makes of it, short enough for a log; never an error."""
-    try:
-        shown = show(value)
-    except Exception as error:
-        shown = f"<{type(value).__name__} that can't be shown: {type(error).__name__}>"
-    return shown if len(shown) <= 500 else f"{shown[:500]}..."

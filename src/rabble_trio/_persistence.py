@@ -162,14 +162,16 @@ class Persistence:
         held = actor.held
         while held and held[0][0] <= durable:
             _, to, effect, correlation_id = held.popleft()
-            self._executor.effect(actor, to, effect, correlation_id)
+            self._executor.steps.effect(actor, to, effect, correlation_id)
         if actor.sync_done is not None:
             actor.sync_done.set()
         return True
 
     def _tell(self, actor: Actor, message: Persisted | Snapshotted) -> None:
         executor = self._executor
-        if executor.actors.get(actor.pid) is actor and not executor.handle_now(actor, message, executor.pid, None):
+        if executor.actors.get(actor.pid) is actor and not executor.steps.handle_now(
+            actor, message, executor.pid, None
+        ):
             actor.put((message, executor.pid, None))
 
     def _fail(self, error: Exception) -> None:

@@ -30,11 +30,12 @@ import trio
 
 from ._actor import INF, Actor
 from ._errors import ActorDown, ActorKilled, ChildFailed
-from ._executor import Executor, shorten
+from ._executor import Executor
 from ._ids import Pid, check_name
 from ._mailbox import Mailbox
 from ._process import Process
 from ._service import Service, is_async_factory, service_of
+from ._steps import shorten
 
 logger = logging.getLogger("rabble_trio.supervisor")
 
@@ -395,7 +396,7 @@ class SupervisorTask:
 
     async def _run_actor(self, actor: Actor, made: Any, started: Callable[[], None]) -> None:
         if isinstance(made, Process):
-            await self._executor.run_process(actor, made, started)
+            await self._executor.steps.run(actor, made, started)
         elif isinstance(made, Service):
             mailbox = Mailbox(self._executor, actor)
             await made.init(mailbox)

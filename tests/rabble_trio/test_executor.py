@@ -28,7 +28,7 @@ from rabble_trio import (
     message,
     open_node,
 )
-from rabble_trio._executor import BUDGET
+from rabble_trio._steps import BUDGET
 
 NODE = "n1@127.0.0.1:0"
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-import rabble_trio._executor as executor_module
+import rabble_trio._steps as steps_module
 from rabble_trio import (
     ChildFailed,
     CorrelationId,
@@ -348,7 +348,7 @@ async def test_records_are_durable_after_an_orderly_end_of_the_node() -> None:
 
 
 async def test_held_envelopes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor_module, "MAX_HELD", 10)
+    monkeypatch.setattr(steps_module, "MAX_HELD", 10)
     journal = Gate()
     async with open_node(NODE, journal=journal) as node, node.open_mailbox("a") as a:
         pid = await node.spawn("p", Keeper)
