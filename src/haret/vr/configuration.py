@@ -69,9 +69,9 @@ class Settings:
     """Whether a request or a read waits for those that are in the mailbox behind it, to go together, and for those that are
     likely to come: see `haret.vr.gathering`. Without it, a batch is answered in one step, too."""
     gather_wait: float = 0.001
-    """How long it waits for the next of those that are likely to come: several times what a client needs to ask again."""
+    """How long it waits for the next of those that are likely to come: what a client needs to ask again a hundred times."""
     gather_least: int = 8
-    """How many must be likely to come, so that it waits for them: a batch costs about as much as this many requests."""
+    """How many must be likely to come, and come in that time: a batch costs about as much as this many requests."""
     answer_batch: int = 50
     """Entries that a primary executes before their answers leave, so that clients don't wait for the last one of a batch; if
     more than four times as many are committed, a quarter of those."""

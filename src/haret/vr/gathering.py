@@ -5,7 +5,7 @@ A batch, or a round of reads, costs the same whatever it carries, and much more 
 1. What may go waits for what is in the mailbox behind it: a timer of 0 seconds.
 2. Who was answered asks again, and those who were answered together do so at about the same time. So the primary counts
    the answers that it gave, less the questions that came since. As long as `Settings.gather_least` are expected, and more
-   than an eighth of what waits, it waits on, while not even `Settings.gather_wait` passes without one coming.
+   than an eighth of what waits, it waits on, if as many come within `Settings.gather_wait`.
 3. When it has waited, and at each heartbeat, nothing is expected any more. So clients who don't come back cost the others
    `gather_wait` at most once.
 """
@@ -43,7 +43,7 @@ class Gathering:
     def over(self, waiting: int, output: Outbox) -> bool:
         """The timer has fired; tells whether what waits may go."""
         patience = self._patience(waiting)
-        if self._running and patience and waiting > self._waiting:
+        if self._running and patience and waiting - self._waiting >= self._ctx.settings.gather_least:
             self._start(patience, waiting, output)
             return False
         self._running = None

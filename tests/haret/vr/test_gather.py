@@ -114,64 +114,70 @@ def test_without_it_a_request_leaves_at_once(make_network: Any) -> None:
 
 @pytest.fixture
 def answered(make_network: Any) -> tuple[Any, int]:
-    """Four requests were answered together."""
+    """Five requests were answered together."""
     network = make_network(gather=True, gather_wait=0.5, gather_least=2)
     session = opened(network)
-    ask(network, session, 1, 2, 3, 4)
+    ask(network, session, 1, 2, 3, 4, 5)
     fire(network)
     network.settle()
-    assert network.replies(4)
+    assert network.replies(5)
     return network, session
 
 
 def test_those_who_were_answered_together_are_waited_for(answered: tuple[Any, int]) -> None:
     network, session = answered
-    ask(network, session, 5, 6)
+    ask(network, session, 6, 7)
     assert started(network) == [0.5]
-    ask(network, session, 7, 8)  # as soon as few are missing, nobody is waited for
+    ask(network, session, 8, 9)  # as soon as few are missing, nobody is waited for
     assert started(network) == [0.0]
     fire(network)
     assert {len(each.message.entries) for each in network.find(Prepare)} == {4}
 
 
-def test_it_waits_as_long_as_some_come(answered: tuple[Any, int]) -> None:
+def test_it_waits_as_long_as_enough_come(answered: tuple[Any, int]) -> None:
     network, session = answered
-    ask(network, session, 5)
-    network.request(0, session, 6)
+    ask(network, session, 6, 7, 8)
     fire(network)
     assert started(network) == [0.5, 0.5]
     assert not network.find(Prepare)
+    fire(network)
+    assert {len(each.message.entries) for each in network.find(Prepare)} == {3}
+
+
+def test_those_who_come_one_by_one_are_not_waited_for(answered: tuple[Any, int]) -> None:
+    network, session = answered
+    ask(network, session, 6, 7)
     fire(network)
     assert {len(each.message.entries) for each in network.find(Prepare)} == {2}
 
 
 def test_who_does_not_come_back_is_waited_for_once(answered: tuple[Any, int]) -> None:
     network, session = answered
-    ask(network, session, 5)
+    ask(network, session, 6)
     fire(network)
     assert network.find(Prepare)
     network.settle()
-    ask(network, session, 6)
+    ask(network, session, 7)
     assert started(network) == [0.0]
 
 
 def test_nobody_is_waited_for_after_a_heartbeat(answered: tuple[Any, int]) -> None:
     network, session = answered
     network.tick(0)
-    ask(network, session, 5)
+    ask(network, session, 6)
     assert started(network) == [0.0]
 
 
 def test_who_has_read_may_write_and_the_other_way_round(answered: tuple[Any, int]) -> None:
     network, session = answered
     network.timers.clear()
-    for _ in range(3):
+    for _ in range(4):
         network.give(0, Read(b""))
     assert started(network) == [0.5, 0.0]
     fire(network)
     network.settle()
-    assert len(network.received(ReadReply)) == 3
-    ask(network, session, 5)
+    assert len(network.received(ReadReply)) == 4
+    ask(network, session, 6)
     assert started(network) == [0.5]
 
 
