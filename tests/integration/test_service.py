@@ -284,7 +284,14 @@ async def test_connections_that_break_under_load(world: World) -> None:
 async def test_the_namespace_manager_may_crash(world: World) -> None:
     async with world() as w, w.client() as c:
         await c.create("/q", "queue")
-        w.server.node.kill(w.server.node.pid("namespaces", "haret"))
+        node, manager = w.server.node, w.server.node.pid("namespaces", "haret")
+        async with node.open_mailbox("watcher") as watcher:
+            watcher.monitor(manager)
+            node.kill(manager)
+            await watcher.receive()
+        with trio.fail_after(10):
+            while manager not in node.executor_status().services:  # it is started again after a moment
+                await trio.lowlevel.checkpoint()
         await w.crash_primary()
         await c.queue_push("/q", b"x")
         assert (await c.queue_len("/q")).value == 1
