@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import trio
 import trustme
 
 import haret
+from haret.client._client import STREAM
 from haret.protocol import Namespace
 from haret.server.config import Timeouts
 from rabble_trio._frames import Tap
@@ -151,11 +153,15 @@ async def test_hundreds_of_calls_at_once(
             async def push(number: int) -> None:
                 await client.queue_push("/queue", b"%d" % number + bytes(1000))
 
-            async with trio.open_nursery() as nursery:
-                for number in range(600):
-                    nursery.start_soon(push, number)
-            popped = {(await client.queue_pop("/queue")).value for _ in range(600)}
-            assert popped == {b"%d" % number + bytes(1000) for number in range(600)}
+            # Nothing comes behind the last of STREAM calls that would take it along, but a ping after a second.
+            bounds = [*range(0, 20 * STREAM, STREAM), 1200]
+            with trio.fail_after(15):
+                for first, last in pairwise(bounds):
+                    async with trio.open_nursery() as nursery:
+                        for number in range(first, last):
+                            nursery.start_soon(push, number)
+            popped = {(await client.queue_pop("/queue")).value for _ in range(1200)}
+            assert popped == {b"%d" % number + bytes(1000) for number in range(1200)}
             assert client.statistics().connections == 1
             assert client.statistics().resent == 0
 

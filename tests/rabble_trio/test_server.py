@@ -195,6 +195,8 @@ async def test_replies_arrive_whole_and_in_order_when_the_kernel_takes_little(mo
             await client.send(Say("at once"), *(Question(str(number)) for number in range(20)))
             assert await client.receive() == Say("at once")
             assert [await client.receive() for _ in range(20)] == [Say(f"{number}: {number}") for number in range(20)]
+            with trio.fail_after(10):  # nothing comes behind it that would take it along
+                assert await client.ask(Say("alone")) == Say("alone")
         assert await client.ask(Say("bye")) == Say("farewell")
         with pytest.raises(ConnectionClosed, match="you said so"):
             await client.receive()

@@ -404,7 +404,7 @@ class Client:
     async def _send(self, connection: Connection) -> None:
         machine = self._machine
         while True:
-            if not machine.outgoing and not connection.unsent:
+            if not machine.outgoing:
                 self._flushed.set()
                 self._work = trio.Event()
                 await self._work.wait()

@@ -205,6 +205,7 @@ def test_entries_are_answered_in_portions_and_the_next_batch_goes_first(make_net
     assert {(each.message.commit, len(each.message.entries)) for each in network.find(Prepare)} == {(session + 5, 1)}
     assert network.applied(0) == [b"x1", b"x2"]
     assert [len(network.replies(number)) for number in range(1, 6)] == [1, 1, 0, 0, 0]
+    assert network.timers[-1] == (network.pids[0], StartTimer(0), CorrelationId(network.pids[0], 3))
     fire(network, timer=3)
     assert network.applied(0) == [b"x1", b"x2", b"x3", b"x4"]
     fire(network, timer=3)
