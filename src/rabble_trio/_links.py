@@ -2,10 +2,11 @@
 
 Rules:
 
-1. The reader hands on what arrives and never waits for an actor. The writer sends all that waits, as the link packs it,
-   and sleeps until somebody wakes it. The clock wakes it when the link is due, and ends the link when a message takes too
-   long to send; it gives it more time as long as the peer is heard. It is a task of its own because most messages are
-   sent long before anything is due: they should not have to pay for a timeout each.
+1. The reader hands on what arrives and never waits for an actor. What waits is sent at the end of a turn (`_outlets`), as
+   the link packs it, as long as that needs no waiting; the writer sends the rest, and sleeps until somebody wakes it. The
+   clock wakes it when the link is due, and ends the link when a message takes too long to send; it gives it more time as
+   long as the peer is heard. It is a task of its own because most messages are sent long before anything is due: they
+   should not have to pay for a timeout each.
 2. Whatever ends the link, `error` says it first, and the connection is closed with that code and reason.
 3. `finish` sends what waits, for `FAREWELL` seconds at most, and then ends the link. Nothing that arrives meanwhile counts.
 """
@@ -58,9 +59,7 @@ class LinkTask:
     `peer` and `hellos` are there once the link is up.
     """
 
-    def __init__(
-        self, link: Link, wire: Wire, owner: LinkOwner, heartbeat_timeout: float, outlets: Outlets | None = None
-    ) -> None:
+    def __init__(self, link: Link, wire: Wire, owner: LinkOwner, heartbeat_timeout: float, outlets: Outlets) -> None:
         self.link = link
         self.wire = wire
         self.peer: NodeId
@@ -104,7 +103,7 @@ class LinkTask:
         """Queue an envelope; see `Link.send`."""
         refused = self.link.send(to, sender, message, correlation_id)
         if self._writer is not None and not self._opening:
-            if self._outlets is not None and self.wire.clear:
+            if self.wire.clear:
                 self._opening = True
                 self._outlets.open_soon(self._send_now)
             else:

@@ -150,7 +150,7 @@ class Steps:
         if deadline > now:
             actor.ahead = -1
             return deadline
-        # Due. Messages that wait by now go first (rule 4); those that come later don't count.
+        # Due. Messages that wait by now go first (rule 2); those that come later don't count.
         actor.ahead = len(actor.queue) if actor.ahead < 0 else actor.ahead - handled
         if actor.ahead > 0:
             return 0.0
